@@ -1,0 +1,6 @@
+"""``python -m prunescope``."""
+
+from prunescope.cli import app
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Small models, tokenizers and data that several test modules build."""
