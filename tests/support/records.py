@@ -31,6 +31,7 @@ from prunescope.records import (
     PerplexityResult,
     Protocol,
     Provenance,
+    Role,
     SparsityResult,
     TaskProtocol,
     TaskResult,
@@ -95,7 +96,8 @@ class Example:
     """How far each loglikelihood is moved at random, nats: the harm that pruning did."""
     seqlen: int = 32
     windows: int = 6
-    labels: Labels = Labels(role="original")
+    role: Role = "original"
+    method: str | None = None
     nan_window: int | None = None
     nan_task: str | None = None
     minutes: int = 0
@@ -109,7 +111,8 @@ EXAMPLES = {
         "b" * 32,
         sparsity=0.5,
         noise=2.0,
-        labels=Labels(role="pruned", method="magnitude", target_sparsity=0.5),
+        role="pruned",
+        method="magnitude",
         minutes=10,
     ),
     "broken": Example(
@@ -117,7 +120,8 @@ EXAMPLES = {
         "c" * 32,
         sparsity=0.9,
         noise=8.0,
-        labels=Labels(role="pruned", method="wanda", target_sparsity=0.9),
+        role="pruned",
+        method="wanda",
         nan_window=3,
         nan_task="rte",
         minutes=20,
@@ -129,7 +133,8 @@ EXAMPLES = {
         noise=1.0,
         seqlen=64,
         windows=3,
-        labels=Labels(role="pruned", method="sparsegpt", target_sparsity=0.5),
+        role="pruned",
+        method="sparsegpt",
         minutes=30,
     ),
 }
@@ -383,7 +388,7 @@ def example(which: Example) -> EvalRecord:
         status="finished",
         started_at=start,
         finished_at=start + timedelta(seconds=187.25),
-        labels=which.labels,
+        labels=Labels(role=which.role, method=which.method, target_sparsity=which.sparsity or None),
         model=model,
         protocol=protocol,
         sparsity=sparsity,
