@@ -1,0 +1,195 @@
+"""The lm-eval model that prunescope hands to lm-eval's evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from lm_eval.models.huggingface import HFLM
+
+from prunescope.errors import SettingError, TaskError
+from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory
+from prunescope.evaluate.scoring.quiet import quiet
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from prunescope.evaluate.loading import LoadedModel
+    from prunescope.evaluate.progress import Progress
+
+__all__ = ["ScoringLM"]
+
+PLAIN_BATCH = 16
+"""Sequences a batch of the plain path where the user leaves the size to us."""
+
+Tokens = list[int]
+EncodedRequest = tuple[tuple[str, str] | None, Tokens, Tokens]
+"""What lm-eval passes on: (context, continuation) as text, then each as tokens."""
+Score = tuple[float, bool]
+"""Loglikelihood in nats, and whether the continuation is the model's greedy one."""
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class ScoringLM(HFLM):  # type: ignore[misc]
+    """lm-eval's Hugging Face backend, with our own order, batches and progress.
+
+    Attributes:
+        scorer_name: ``prefix-tree`` or ``lm-eval-hf``.
+        tokens_scored: tokens that went through the model, padding not counted.
+        notes: what a reader of the results should know.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, *, batch_size: int | Literal["auto"], progress: Progress
+    ) -> None:
+        if batch_size != "auto" and batch_size < 1:
+            raise SettingError(
+                f"the batch size must be at least 1 or auto, not {batch_size}",
+                hint="Give --batch-size 8, for example, or leave it out",
+            )
+        with quiet():
+            super().__init__(
+                pretrained=loaded.model,
+                tokenizer=loaded.tokenizer,
+                backend="causal",
+                batch_size=PLAIN_BATCH if batch_size == "auto" else batch_size,
+                max_length=loaded.max_length,
+            )
+        self._progress = progress
+        self.scorer_name = "lm-eval-hf"
+        self.tokens_scored = 0
+        self.notes: list[str] = []
+
+    def loglikelihood(self, requests: list[Instance], **_: Any) -> list[Score]:
+        """Loglikelihood and greedy flag of each request, in their order."""
+        with quiet():
+            encoded = [self._encode(*request.args) for request in requests]
+        self._note_truncation(encoded)
+        return self._score(encoded, lambda done: self._progress.advance(done))
+
+    def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
+        """Loglikelihood of each whole text, by lm-eval's own windows."""
+        answers: list[float] = []
+        for start in range(0, len(requests), self.batch_size):
+            part = requests[start : start + self.batch_size]
+            with quiet():
+                answers += super().loglikelihood_rolling(part, disable_tqdm=True)
+            self._progress.advance(len(part))
+        return answers
+
+    def generate_until(self, requests: list[Instance], **_: Any) -> list[str]:
+        """Generated text of each request, by lm-eval's own path."""
+
+        def order(index: int) -> tuple[str, int]:
+            context, settings = requests[index].args
+            with quiet():
+                return repr(settings), -len(self.tok_encode(context))
+
+        indices = sorted(range(len(requests)), key=order)
+        answers: list[str] = [""] * len(requests)
+
+        def run(part: Sequence[int]) -> list[str]:
+            generate = super(ScoringLM, self).generate_until
+            with quiet():
+                return list(generate([requests[i] for i in part], disable_tqdm=True))
+
+        for part, texts in self._in_batches(indices, run):
+            for index, text in zip(part, texts, strict=True):
+                answers[index] = text
+            self._progress.advance(len(part))
+        return answers
+
+    def _encode(self, context: str, continuation: str) -> EncodedRequest:
+        """Tokens of a request, exactly as :class:`lm_eval.api.model.TemplateLM` makes them."""
+        if context:
+            context_tokens, tokens = self._encode_pair(context, continuation)
+        else:
+            tokens = self.tok_encode(continuation, add_special_tokens=False)
+            context_tokens = [self.prefix_token_id]
+            if tokens and tokens[0] == self.prefix_token_id:
+                context_tokens, tokens = tokens[:1], tokens[1:]
+        if not tokens:
+            raise TaskError(
+                f"a continuation has no tokens of its own: {continuation!r} after "
+                f"{context[-60:]!r}",
+                hint="Check the task's doc_to_choice and target_delimiter",
+            )
+        if len(tokens) > self.max_length:
+            raise TaskError(
+                f"a continuation of {len(tokens)} tokens is longer than the model's maximum of "
+                f"{self.max_length}: {continuation[:60]!r}...",
+                hint="Leave this task out for this model",
+            )
+        return (context, continuation), context_tokens, tokens
+
+    def _loglikelihood_tokens(self, requests: list[EncodedRequest], **_: Any) -> list[Score]:
+        """What lm-eval's rolling loglikelihood calls, window by window."""
+        return self._score(requests, lambda _: None)
+
+    def _score(self, requests: list[EncodedRequest], done: Callable[[int], None]) -> list[Score]:
+        return self._score_plainly(requests, done)
+
+    def _score_plainly(
+        self, requests: list[EncodedRequest], done: Callable[[int], None]
+    ) -> list[Score]:
+        """lm-eval's own scoring, batch by batch, so that nothing is lost when memory runs out."""
+        groups = _same_input(requests)
+        order = sorted(groups, key=lambda tokens: (-len(tokens), tokens))
+        answers: list[Score | None] = [None] * len(requests)
+
+        def run(part: Sequence[tuple[int, ...]]) -> list[tuple[int, Score]]:
+            indices = [index for tokens in part for index in groups[tokens]]
+            score = super(ScoringLM, self)._loglikelihood_tokens
+            with quiet():
+                scores = score([requests[i] for i in indices], disable_tqdm=True)
+            return list(zip(indices, scores, strict=True))
+
+        for part, scored in self._in_batches(order, run):
+            for index, score in scored:
+                answers[index] = score
+            self.tokens_scored += sum(min(len(tokens), self.max_length) for tokens in part)
+            done(len(scored))
+        return [answer for answer in answers if answer is not None]
+
+    def _in_batches(
+        self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Answer]]
+    ) -> Iterator[tuple[Sequence[Item], list[Answer]]]:
+        """Batches of ``items`` and their answers; out of memory halves the batch and goes on."""
+        start = 0
+        while start < len(items):
+            part = items[start : start + self.batch_size]
+            answers = None
+            try:
+                answers = run(part)
+            except (RuntimeError, MemoryError) as error:
+                if self.batch_size == 1 or not is_out_of_memory(error):
+                    raise
+            if answers is None:
+                free_memory()
+                self.batch_size_per_gpu = max(1, min(self.batch_size, len(part)) // 2)
+                self._note(f"out of memory: batch size halved to {self.batch_size}")
+                continue
+            yield part, answers
+            start += len(part)
+
+    def _note_truncation(self, requests: list[EncodedRequest]) -> None:
+        longest = self.max_length + 1
+        count = sum(len(context) + len(tokens) > longest for _, context, tokens in requests)
+        if count:
+            self._note(
+                f"{count} of {len(requests)} requests are longer than the model's maximum of "
+                f"{self.max_length} tokens and were cut from the left"
+            )
+
+    def _note(self, message: str) -> None:
+        self.notes.append(message)
+        self._progress.say(message)
+
+
+def _same_input(requests: list[EncodedRequest]) -> dict[tuple[int, ...], list[int]]:
+    """Indices of the requests by what the model reads for them (all but the last token)."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, (_, context, continuation) in enumerate(requests):
+        groups.setdefault(tuple(context + continuation[:-1]), []).append(index)
+    return groups

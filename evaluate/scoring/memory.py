@@ -1,0 +1,27 @@
+"""Recognise that memory ran out, and go on with less."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+__all__ = ["free_memory", "is_out_of_memory"]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a smaller batch may succeed."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    return "out of memory" in str(error).lower() or bool(should_reduce_batch_size(error))
+
+
+def free_memory() -> None:
+    """Give cached blocks back. Call it outside the ``except`` block, whose traceback keeps them."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
