@@ -17,10 +17,12 @@ __all__ = [
     "SPARSITY",
     "Direction",
     "Metric",
+    "corpus_title",
     "format_percent",
     "format_relative",
     "metric_key",
     "mlflow_metric_name",
+    "perplexity_title",
     "task_metric",
 ]
 
@@ -61,6 +63,7 @@ ACC_NORM = Metric("acc_norm", "Accuracy (length-normalized)", "higher")
 PERPLEXITY = Metric("ppl", "Perplexity", "lower")
 SPARSITY = Metric("sparsity", "Sparsity", "neither", unit="%", decimals=2)
 
+_CORPORA = {"wikitext2": "WikiText2", "c4": "C4", "boolq-passages": "BoolQ passages"}
 _KNOWN = {metric.name: metric for metric in (ACC, ACC_NORM)}
 _LOWER = frozenset({"word_perplexity", "byte_perplexity", "bits_per_byte", "perplexity", "brier"})
 
@@ -97,6 +100,17 @@ def mlflow_metric_name(*parts: str) -> str:
     name, dot, filter_name = first.partition(".")
     whole = "/".join(part for part in (*front, name, f"{last}{dot}{filter_name}") if part)
     return re.sub(r"[^\w\-.:/ ]", "_", whole, flags=re.ASCII)
+
+
+def corpus_title(corpus: str) -> str:
+    """A corpus as tables name it: ``WikiText2`` for ``wikitext2``, a file by its last part."""
+    return _CORPORA.get(corpus) or corpus.replace("\\", "/").rstrip("/").rpartition("/")[2] or corpus
+
+
+def perplexity_title(corpus: str, *seqlens: int) -> str:
+    """What a perplexity is called: ``WikiText2 PPL (2048)``, with each window length there is."""
+    lengths = " / ".join(str(seqlen) for seqlen in dict.fromkeys(seqlens) if seqlen > 0)
+    return f"{corpus_title(corpus)} PPL" + (f" ({lengths})" if lengths else "")
 
 
 def format_percent(fraction: float | None, decimals: int = 2) -> str:

@@ -1,0 +1,88 @@
+"""The command line. It alone wires evaluating, tracking and comparing together.
+
+Nothing heavy is imported here: each command imports what it needs when it runs, so that
+``--help`` answers at once and ``compare`` never loads torch.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from prunescope.errors import PrunescopeError
+
+__all__ = ["app"]
+
+# tqdm reads this when it is first imported; our own progress bars take its place.
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+class _Commands(TyperGroup):
+    """Prints a user's mistake as one line and exits with code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PrunescopeError as error:
+            from prunescope.cli.console import print_error
+
+            print_error(error)
+            ctx.exit(2)
+
+
+app = typer.Typer(
+    name="prunescope",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "What did pruning cost? Evaluate an LLM, track each evaluation as an MLflow run, "
+        "compare any two.\n\n"
+        "Examples:\n\n"
+        "    prunescope eval ./Llama-2-7b-hf --role original\n\n"
+        "    prunescope eval ./out/wanda-50 --baseline latest:Llama-2-7b-hf --method wanda\n\n"
+        "    prunescope compare latest:Llama-2-7b-hf latest:wanda-50\n"
+    ),
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from prunescope import __version__
+
+        typer.echo(f"prunescope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
+def _register() -> None:
+    from prunescope.cli import comparison, data, demo, evaluation, listing, sync, ui
+
+    app.command("eval")(evaluation.eval_command)
+    app.command("pair")(evaluation.pair_command)
+    app.command("compare")(comparison.compare_command)
+    app.command("runs")(listing.runs_command)
+    app.command("sync")(sync.sync_command)
+    app.command("demo")(demo.demo_command)
+    app.command("ui")(ui.ui_command)
+    app.add_typer(data.app, name="data")
+
+
+_register()

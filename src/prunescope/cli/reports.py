@@ -1,0 +1,41 @@
+"""Printing a comparison and writing its files."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunescope.errors import OutputError
+
+if TYPE_CHECKING:
+    from prunescope.compare.delta import Comparison
+
+__all__ = ["check_output_dir", "print_and_write"]
+
+
+def check_output_dir(folder: Path) -> None:
+    """Make the folder, and try to write into it before any work is done.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write reports into {folder}: {error.strerror or error}",
+            hint="Name another folder with --output-dir",
+        ) from error
+
+
+def print_and_write(comparison: Comparison, output_dir: Path) -> None:
+    """The delta table on stdout; JSON, Markdown and HTML into ``output_dir``."""
+    from prunescope.cli.console import stderr, stdout
+    from prunescope.compare.report import terminal_report, write_comparison
+
+    stdout().print(terminal_report(comparison))
+    for path in write_comparison(comparison, output_dir).values():
+        stderr().print(f"wrote {path}", soft_wrap=True)

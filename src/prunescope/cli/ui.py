@@ -1,0 +1,76 @@
+"""``prunescope ui``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import Annotated
+
+import typer
+
+from prunescope.cli import options
+from prunescope.errors import SettingError, TrackingError
+
+__all__ = ["ui_command"]
+
+
+def ui_command(
+    port: Annotated[int, typer.Option("--port", "-p", help="Port on this machine.")] = 5000,
+    tracking_uri: options.TrackingUri = None,
+) -> None:
+    """Show the runs of the embedded store in a browser: MLflow's own pages, on 127.0.0.1.
+
+    Examples:
+
+        prunescope ui
+
+        prunescope ui --port 5001
+    """
+    from prunescope.cli.console import stderr, stdout
+    from prunescope.tracking.store import open_store
+
+    if not 1 <= port <= 65535:
+        raise SettingError(f"--port takes 1 to 65535, found {port}")
+    store = open_store(tracking_uri, root=options.DEFAULT_ROOT)
+    if store.uri.startswith(("http://", "https://")):
+        stdout().print(f"{store.uri} has its own pages:", soft_wrap=True)
+        for name, link in store.experiment_links(store.uri):
+            stdout().print(f"  {name}  {link}", soft_wrap=True)
+        return
+    _check_free(port)
+    address = f"http://127.0.0.1:{port}"
+    for name, link in store.experiment_links(address):
+        stdout().print(f"{name}  {link}", soft_wrap=True)
+    stderr().print(f"starting MLflow at {address} (stop it with Ctrl+C)", soft_wrap=True)
+    raise typer.Exit(_serve(store.uri, str(store.artifact_location), port))
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise TrackingError(
+                f"port {port} of this machine is taken", hint=f"Use --port {port + 1}"
+            ) from error
+
+
+def _serve(uri: str, artifacts: str, port: int) -> int:
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--default-artifact-root", artifacts, "--host", "127.0.0.1", "--port", str(port)]
+    # Job execution costs 1.5 GB of worker processes that nothing here uses.
+    environment = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **os.environ,
+    }
+    server = subprocess.Popen(command, env=environment)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        return 0
