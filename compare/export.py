@@ -1,0 +1,127 @@
+"""A comparison as JSON: the older script's shape first, then everything new."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from prunescope.compare.delta import Comparison, Row, ordered_tasks
+from prunescope.compare.markdown import headline
+from prunescope.records import EvalRecord, RunRef
+
+__all__ = ["COMPARISON_SCHEMA_VERSION", "json_report", "json_text", "timestamp"]
+
+COMPARISON_SCHEMA_VERSION = 1
+"""The version of the shape of ``comparison_*.json``."""
+
+
+def json_report(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values.
+
+    ``original`` and ``pruned`` have exactly the older script's keys (``sparsity`` is the linear
+    layers' fraction, ``wikitext_ppl`` the perplexity of WikiText-2, ``accuracy`` the primary
+    metric), ``timestamp`` its form. NaN and infinity are the strings ``"NaN"``, ``"Infinity"``
+    and ``"-Infinity"``, what is missing is null.
+    """
+    report = {
+        "original": _legacy(comparison.original),
+        "pruned": _legacy(comparison.pruned),
+        "timestamp": timestamp(comparison),
+        "schema_version": COMPARISON_SCHEMA_VERSION,
+        "created_at": comparison.created_at.isoformat(),
+        "headline": headline(comparison),
+        "runs": {
+            "original": _run(comparison.original, comparison.original_run),
+            "pruned": _run(comparison.pruned, comparison.pruned_run),
+        },
+        "sparsity": [_row(row) for row in comparison.sparsity],
+        "perplexity": [_row(row) for row in comparison.perplexity],
+        "tasks": [_row(row) for row in comparison.tasks],
+        "average": {**_row(comparison.average), "tasks": comparison.averaged},
+        "groups": [_row(row) for row in comparison.groups],
+        "further_metrics": [_row(row) for row in comparison.further],
+        "protocol_differences": [
+            {"setting": d.what, "original": d.original, "pruned": d.pruned}
+            for d in comparison.protocol_differences
+        ],
+        "notes": list(comparison.notes),
+    }
+    safe: dict[str, Any] = _safe(report)
+    return safe
+
+
+def json_text(comparison: Comparison) -> str:
+    """:func:`json_report` as standard JSON text, indented by two."""
+    return json.dumps(json_report(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def timestamp(comparison: Comparison) -> str:
+    """``YYYYMMDD_HHMMSS``, in the zone of the comparison's time."""
+    return comparison.created_at.strftime("%Y%m%d_%H%M%S")
+
+
+def _legacy(record: EvalRecord) -> dict[str, Any]:
+    wikitext = record.perplexity.get("wikitext2")
+    return {
+        "model_name": record.model.name,
+        "model_path": record.model.path or record.model.hub_id or record.model.requested,
+        "sparsity": record.sparsity.linear.fraction if record.sparsity else None,
+        "wikitext_ppl": wikitext.perplexity if wikitext else None,
+        "eval_time_seconds": sum(record.provenance.timings.values()),
+        "tasks": {
+            name: {
+                "accuracy": record.tasks[name].accuracy,
+                "full_results": record.tasks[name].full_results,
+            }
+            for name in ordered_tasks(record)
+        },
+    }
+
+
+def _run(record: EvalRecord, run: RunRef | None) -> dict[str, Any]:
+    """Identity, model, protocol and provenance of one side."""
+    return {
+        "record_id": record.record_id,
+        "record_key": record.record_key,
+        "run": run.model_dump(mode="json") if run else None,
+        "started_at": record.started_at.isoformat(),
+        "labels": record.labels.model_dump(mode="json"),
+        "model": record.model.model_dump(mode="json"),
+        "protocol": record.protocol.model_dump(mode="json"),
+        "perplexity": {
+            corpus: found.model_dump(mode="json") for corpus, found in record.perplexity.items()
+        },
+        "sparsity": record.sparsity.model_dump(mode="json", exclude={"tensors"})
+        if record.sparsity
+        else None,
+        "broken": [broken.model_dump(mode="json") for broken in record.broken],
+        "provenance": record.provenance.model_dump(mode="json"),
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "label": row.label,
+        "metric": row.metric.name,
+        "key": row.key,
+        "original": row.original,
+        "pruned": row.pruned,
+        "difference": row.difference,
+        "relative": row.relative,
+        "better": row.better,
+        "original_stderr": row.original_stderr,
+        "pruned_stderr": row.pruned_stderr,
+        "reason": row.reason,
+    }
+
+
+def _safe(value: Any) -> Any:
+    """Replace what standard JSON has no number for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, dict):
+        return {str(key): _safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(item) for item in value]
+    return value

@@ -1,0 +1,156 @@
+"""A comparison for the terminal: plain text, or with rich's colours."""
+
+from __future__ import annotations
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from prunescope.compare.delta import Comparison
+from prunescope.compare.tables import (
+    Cell,
+    ReportTables,
+    Table,
+    comparison_tables,
+    degradation,
+)
+
+__all__ = ["plain_report", "plain_table", "terminal_report"]
+
+_FIRST_WIDTH = 21
+_WIDTH = 16
+
+
+def plain_table(comparison: Comparison) -> str:
+    """The table of the tasks in plain text, with AVERAGE and the footnotes.
+
+    Columns are 21 and 16 characters wide, the first one wider where a task's name needs it.
+    """
+    tables = comparison_tables(comparison)
+    lines = _aligned((tables.tasks.header, *_texts(tables.tasks)))
+    used = [n for n in range(1, len(tables.footnotes) + 1) if _uses(tables.tasks, n)]
+    notes = [f"[{n}] {tables.footnotes[n - 1]}" for n in used]
+    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
+
+
+def plain_report(comparison: Comparison) -> str:
+    """Everything that the terminal shows, in plain text without colour or wrapping."""
+    tables = comparison_tables(comparison)
+    parts = [_aligned((("", "Original", "Pruned"), *_head(comparison, tables)))]
+    for table in (tables.tasks, tables.groups):
+        if table.rows:
+            parts.append(_aligned((table.header, *_texts(table))))
+    if tables.protocol.rows:
+        parts.append(_aligned((tables.protocol.header, *_texts(tables.protocol))))
+    if remarks := _remarks(tables):
+        parts.append(remarks)
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
+
+
+def terminal_report(comparison: Comparison) -> RenderableType:
+    """Everything that the terminal shows, for a rich console.
+
+    Green is better, red is worse; what is neither keeps the terminal's colour.
+    """
+    tables = comparison_tables(comparison)
+    parts: list[RenderableType] = [_rich_head(comparison, tables)]
+    parts.extend(_rich_table(t) for t in (tables.tasks, tables.groups) if t.rows)
+    if tables.protocol.rows:
+        parts.append(_rich_table(tables.protocol))
+    if remarks := _remarks(tables):
+        parts.append(Text("\n".join(remarks), style="dim"))
+    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+# --- what is shown ------------------------------------------------------------------------------
+
+
+def _head(comparison: Comparison, tables: ReportTables) -> list[tuple[str, ...]]:
+    """The models, their sparsity and perplexity, and the perplexity's increase."""
+    names = ("Model", comparison.original.model.name, comparison.pruned.model.name)
+    rows: list[tuple[str, ...]] = [names]
+    figures = tables.summary.rows[: len(comparison.sparsity) + len(comparison.perplexity)]
+    marks = {row[0].text: row[4].text.rpartition(" ")[2] for row in figures}
+    for row in figures:
+        rows.append((row[0].text, row[1].text, row[2].text))
+    several = len(comparison.perplexity) > 1
+    for figure in comparison.perplexity:
+        label = f"PPL Degradation ({figure.label})" if several else "PPL Degradation"
+        mark = marks[figure.label] if figure.reason else ""
+        rows.append((label, "", f"{degradation(figure)} {mark}".strip()))
+    return rows
+
+
+def _remarks(tables: ReportTables) -> list[str]:
+    """Footnotes of the tables that are shown, and notes."""
+    shown = tables.footnotes[: tables.first_footnotes]
+    return [f"[{n}] {reason}" for n, reason in enumerate(shown, 1)] + [
+        f"! {note}" for note in tables.notes
+    ]
+
+
+def _uses(table: Table, footnote: int) -> bool:
+    return any(row[-1].text.endswith(f"[{footnote}]") for row in table.rows)
+
+
+# --- plain --------------------------------------------------------------------------------------
+
+
+def _texts(table: Table) -> list[tuple[str, ...]]:
+    return [tuple(cell.text for cell in row) for row in table.rows]
+
+
+def _aligned(rows: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Columns padded to their width in terminal cells (CJK characters take two)."""
+    columns = range(len(rows[0]))
+    widths = [
+        max(_WIDTH if column else _FIRST_WIDTH, *(cell_len(row[column]) + 2 for row in rows))
+        for column in columns
+    ]
+    return [
+        "".join(text + " " * (widths[c] - cell_len(text)) for c, text in enumerate(row)).rstrip()
+        for row in rows
+    ]
+
+
+# --- rich ---------------------------------------------------------------------------------------
+
+
+def _rich_head(comparison: Comparison, tables: ReportTables) -> RichTable:
+    grid = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("", "Original", "Pruned"):
+        grid.add_column(title, overflow="fold")
+    better = {row.label: row.better for row in comparison.perplexity}
+    for label, *values in _head(comparison, tables):
+        style = ""
+        if label.startswith("PPL Degradation"):
+            only = next(iter(better.values()))
+            name = label.removeprefix("PPL Degradation (").removesuffix(")")
+            style = _style(better.get(name, only))
+        grid.add_row(Text(label), *(Text(value, style=style) for value in values))
+    return grid
+
+
+def _rich_table(table: Table) -> RichTable:
+    drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column, title in enumerate(table.header):
+        drawn.add_column(
+            title,
+            justify="left" if column < table.words else "right",
+            overflow="fold",
+            no_wrap=column >= table.words,
+        )
+    for number, row in enumerate(table.rows):
+        style = "bold" if number in table.strong else ""
+        drawn.add_row(*(_rich_cell(cell) for cell in row), style=style)
+    return drawn
+
+
+def _rich_cell(cell: Cell) -> Text:
+    return Text(cell.text, style=_style(cell.better))
+
+
+def _style(better: bool | None) -> str:
+    return {True: "green", False: "red", None: ""}[better]
