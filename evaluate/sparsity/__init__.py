@@ -2,10 +2,9 @@
 
 from prunescope.evaluate.sparsity.measure import (
     Measurement,
-    WeightHashes,
     hash_weights,
     measure,
     summarize,
 )
 
-__all__ = ["Measurement", "WeightHashes", "hash_weights", "measure", "summarize"]
+__all__ = ["Measurement", "hash_weights", "measure", "summarize"]

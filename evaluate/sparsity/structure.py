@@ -1,0 +1,154 @@
+"""Zeros and their structure in one tensor."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from prunescope.errors import ModelError
+from prunescope.evaluate.sparsity.blocks import BlockCounter, add_tiers
+from prunescope.evaluate.sparsity.masks import Bits, Words, flat_chunks, matrix_chunks
+from prunescope.evaluate.sparsity.names import EMBEDDING, TensorRole
+from prunescope.evaluate.sparsity.patterns import count_groups, tightest
+from prunescope.records import BlockTiers, TensorSparsity
+
+__all__ = ["Stored", "structure_of", "zeros_of"]
+
+_PACKED = frozenset({"uint8", "int16", "int32", "int64"})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor as it is stored."""
+
+    name: str
+    dtype: str
+    words: Words
+    role: TensorRole
+
+    def matrices(self) -> tuple[npt.NDArray[Any], ...]:
+        """The matrices (out, in) of a linear layer or an embedding: one, or one an expert.
+
+        None for other tensors and for those without a weight.
+        """
+        array, role = self.words.array, self.role
+        if not array.size or not (role.linear or (role.kind == EMBEDDING and array.ndim == 2)):
+            return ()
+        stack = array if array.ndim == 3 else array[None]
+        return tuple(matrix.T if role.transposed else matrix for matrix in stack)
+
+
+def zeros_of(stored: Stored) -> TensorSparsity:
+    """The zeros of a tensor and the hash of its mask, without structure.
+
+    The mask's hash goes over the packed mask (out, in), each row padded to a byte, or over the
+    whole tensor in its stored order where it is no matrix.
+    """
+    words = stored.words
+    digest = hashlib.sha256()
+    nonzero = nonfinite = 0
+    matrices = stored.matrices()
+    chunks = (
+        (chunk for matrix in matrices for chunk in matrix_chunks(words, matrix, 1))
+        if matrices
+        else flat_chunks(words)
+    )
+    for chunk in chunks:
+        digest.update(chunk.bits.data)
+        nonzero += _bits_set(chunk.bits)
+        nonfinite += chunk.nonfinite
+    return _tensor(stored, nonzero, digest.hexdigest(), nonfinite)
+
+
+def structure_of(stored: Stored, *, block: tuple[int, int], topk: int) -> TensorSparsity:
+    """Everything about one tensor: zeros, and for a matrix N:M groups, blocks, rows and columns.
+
+    Raises:
+        ModelError: a decoder block's weights are packed integers.
+    """
+    role = stored.role
+    if stored.dtype in _PACKED and stored.words.array.ndim >= 2 and role.layer is not None:
+        raise ModelError(
+            f"expected weights as numbers, found packed {stored.dtype} in {stored.name}",
+            hint="Evaluate a dequantized checkpoint, or leave out the sparsity stage",
+        )
+    matrices = stored.matrices()
+    if not matrices:
+        return zeros_of(stored)
+    tally = _Tally(block, topk)
+    for matrix in matrices:
+        tally.add(stored.words, matrix)
+    columns = matrices[0].shape[1]
+    rows = sum(matrix.shape[0] for matrix in matrices)
+    nonzero = int(tally.histogram @ _SET)
+    found = _tensor(stored, nonzero, tally.digest.hexdigest(), tally.nonfinite)
+    changes: dict[str, Any] = {
+        "empty_rows": tally.empty_rows,
+        "empty_columns": tally.empty_columns,
+    }
+    if role.linear:
+        groups = count_groups(tally.histogram, rows, columns)
+        changes |= {
+            "nm_groups": {pattern: count.complying for pattern, count in groups.items()},
+            "nm_total": {pattern: count.total for pattern, count in groups.items()},
+            "nm_empty": {pattern: count.empty for pattern, count in groups.items()},
+            "pattern": tightest(groups),
+            "blocks": tally.blocks,
+        }
+    return found.model_copy(update=changes)
+
+
+_SET = np.bitwise_count(np.arange(256, dtype=np.uint8)).astype(np.int64)
+
+
+class _Tally:
+    """What the matrices of one tensor add up to."""
+
+    def __init__(self, block: tuple[int, int], topk: int) -> None:
+        self._block, self._topk = block, topk
+        self.digest = hashlib.sha256()
+        self.histogram = np.zeros(256, np.int64)
+        self.blocks: BlockTiers | None = None
+        self.empty_rows = self.empty_columns = self.nonfinite = 0
+
+    def add(self, words: Words, matrix: npt.NDArray[Any]) -> None:
+        columns = matrix.shape[1]
+        counter = BlockCounter(self._block, self._topk, columns)
+        used = np.zeros((columns + 7) // 8, np.uint8)
+        for chunk in matrix_chunks(words, matrix, self._block[0]):
+            self.digest.update(chunk.bits.data)
+            # torch counts bytes as they are; numpy would widen them to 64 bits first
+            counts = torch.bincount(torch.from_numpy(chunk.bits.reshape(-1)), minlength=256)
+            self.histogram += counts.numpy()
+            counter.add(chunk)
+            used |= np.bitwise_or.reduce(chunk.bits, axis=0)
+            self.nonfinite += chunk.nonfinite
+        self.empty_rows += counter.empty_rows
+        self.empty_columns += columns - _bits_set(used)
+        tiers = counter.result()
+        self.blocks = add_tiers(self.blocks, tiers) if self.blocks else tiers
+
+
+def _bits_set(bits: Bits) -> int:
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+
+
+def _tensor(stored: Stored, nonzero: int, mask_sha256: str, nonfinite: int) -> TensorSparsity:
+    array, role = stored.words.array, stored.role
+    return TensorSparsity(
+        name=stored.name,
+        shape=array.shape,
+        dtype=stored.dtype,
+        zeros=array.size - nonzero,
+        parameters=array.size,
+        layer=role.layer,
+        kind=role.kind,
+        linear=role.linear,
+        mask_sha256=mask_sha256,
+        nonfinite=nonfinite,
+    )
