@@ -1,6 +1,6 @@
 """What was pruned: zeros, N:M patterns, blocks, rows and columns, from the stored weights."""
 
-from prunescope.evaluate.sparsity.measure import (
+from prunescope.evaluate.sparsity.scan import (
     Measurement,
     hash_weights,
     measure,
