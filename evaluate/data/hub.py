@@ -1,0 +1,132 @@
+"""The Hugging Face hub: whether it answers, where it caches, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prunescope.errors import DataError
+
+__all__ = ["check_hub", "datasets_cache", "hub_error"]
+
+PROBE_SECONDS = 5.0
+
+_WAYS_OUT = (
+    "Set HF_ENDPOINT to a mirror, pass --data-dir with a folder made by `prunescope data pull`, "
+    "or set HF_HUB_OFFLINE=1 to use what was downloaded before"
+)
+
+
+def check_hub() -> None:
+    """Ask the hub for one answer before anything big is tried, so that none takes seconds.
+
+    Nothing is asked when HF_HUB_OFFLINE (or HF_DATASETS_OFFLINE) is set: then data that was
+    downloaded before is used. Any answer counts, except that the server is failing.
+
+    Raises:
+        DataError: no answer within :data:`PROBE_SECONDS`, or an answer 5xx.
+    """
+    import requests
+    from huggingface_hub import constants
+
+    if is_offline():
+        return
+    endpoint = constants.ENDPOINT
+    try:
+        answer = requests.head(endpoint, timeout=PROBE_SECONDS, allow_redirects=False)
+    except requests.Timeout as error:
+        raise DataError(
+            f"the hub at {endpoint} did not answer within {PROBE_SECONDS:.0f} s", hint=_WAYS_OUT
+        ) from error
+    except requests.RequestException as error:
+        raise DataError(f"cannot reach the hub at {endpoint}", hint=_WAYS_OUT) from error
+    if answer.status_code >= 500:
+        raise DataError(
+            f"the hub at {endpoint} is failing (status {answer.status_code})", hint=_WAYS_OUT
+        )
+
+
+def is_offline() -> bool:
+    """Whether the user told Hugging Face's libraries to use their caches only."""
+    from huggingface_hub import constants
+
+    offline = os.environ.get("HF_DATASETS_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return bool(constants.HF_HUB_OFFLINE) or offline
+
+
+@contextmanager
+def datasets_cache(cache_dir: str | None) -> Iterator[None]:
+    """Let ``datasets`` cache in ``cache_dir``: lm-eval has no setting for it."""
+    if cache_dir is None:
+        yield
+        return
+    from datasets import config
+    from huggingface_hub import constants
+
+    before: tuple[Any, Any] = (config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE)
+    config.HF_DATASETS_CACHE = Path(cache_dir) / "datasets"
+    constants.HF_HUB_CACHE = cache_dir
+    try:
+        yield
+    finally:
+        config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE = before
+
+
+def hub_error(error: Exception, what: str) -> DataError | None:
+    """What an error of the hub's libraries means for the user; None where it is another kind.
+
+    Args:
+        error: raised by ``datasets`` or ``huggingface_hub``.
+        what: what was being fetched, for example ``task boolq``.
+    """
+    import httpx
+    import requests
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    endpoint = constants.ENDPOINT
+    status = _status(error)
+    reason = first_line(error)
+    if status in (401, 403) or "gated dataset" in reason.lower():
+        return DataError(
+            f"the hub at {endpoint} does not let you read the data of {what}",
+            hint="Ask for access on the data set's page and set HF_TOKEN, or pass --data-dir",
+        )
+    if is_offline() and isinstance(error, OSError | DatasetsError | ValueError):
+        return DataError(
+            f"the data of {what} were not downloaded before, and HF_HUB_OFFLINE is set",
+            hint="Unset HF_HUB_OFFLINE, or pass --data-dir with a folder made by "
+            "`prunescope data pull`",
+        )
+    if isinstance(error, DatasetNotFoundError) or status == 404:
+        return DataError(
+            f"the hub at {endpoint} has no data for {what} that you may read: {reason}",
+            hint="Check HF_ENDPOINT (a mirror may lack data sets) and HF_TOKEN, or pass --data-dir",
+        )
+    network = (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, requests.RequestException)
+    if isinstance(error, (*network, ConnectionError, TimeoutError)):
+        return DataError(
+            f"cannot fetch the data of {what} from {endpoint}: {reason}", hint=_WAYS_OUT
+        )
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its class where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _status(error: BaseException | None) -> int | None:
+    """HTTP status of an error or of what caused it."""
+    seen = 0
+    while error is not None and seen < 8:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+        error, seen = error.__cause__ or error.__context__, seen + 1
+    return None

@@ -1,0 +1,346 @@
+"""lm-eval's tasks, with their rows from the hub or from a folder.
+
+Templates, versions, metrics and ``process_docs`` are always those of the installed lm-eval. For
+rows from a folder each task gets a short YAML file that includes lm-eval's own and replaces
+nothing but where the rows come from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from prunescope.errors import DataError, PrunescopeError, TaskError
+from prunescope.evaluate.data.folder import Manifest, read_manifest
+from prunescope.evaluate.data.hub import check_hub, datasets_cache, first_line, hub_error
+from prunescope.evaluate.task_files import (
+    builtin_files,
+    few_shot_split,
+    read_task_file,
+    scored_split,
+    user_files,
+)
+from prunescope.records import canonical_hash
+
+if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+__all__ = ["LoadedTasks", "document_sha256", "load_tasks"]
+
+_LOCAL_BUILDERS = {"arrow", "csv", "json", "parquet", "text"}
+
+
+@dataclass(frozen=True)
+class LoadedTasks:
+    """Tasks that are ready to be scored, their documents in memory."""
+
+    leaves: dict[str, Task]
+    """Every single task by name, in the order asked for (a group's in lm-eval's order)."""
+    groups: dict[str, Group]
+    """The groups among what was asked for, and their sub-groups."""
+    source: Literal["hub", "folder"]
+    group_map: dict[str, list[str]] = field(default_factory=dict)
+    """Group -> names of its direct members."""
+
+    @property
+    def task_dict(self) -> dict[str, Any]:
+        """What ``lm_eval.evaluator.evaluate`` takes as its ``task_dict``."""
+        return {"tasks": self.leaves, "groups": self.groups, "group_map": self.group_map}
+
+
+def document_sha256(contexts: Sequence[str], continuations: Sequence[str], gold: Any) -> str:
+    """Hash of what is scored of one document, whatever the row around it looks like.
+
+    Args:
+        contexts: one a request, in lm-eval's order.
+        continuations: what is scored behind each context.
+        gold: index of the right choice, a list of such, or the expected text.
+
+    Returns:
+        64 hexadecimal digits. ARC's rows label their choices 1-4 or A-D depending on where they
+        come from; the hash does not see the labels.
+    """
+    return canonical_hash([list(contexts), list(continuations), gold])
+
+
+def load_tasks(
+    names: Sequence[str],
+    *,
+    data_dir: Path | None,
+    num_fewshot: int | None,
+    seed: int,
+    cache_dir: str | None = None,
+) -> LoadedTasks:
+    """Load lm-eval tasks with their documents.
+
+    Args:
+        names: lm-eval task, tag or group names, or paths of YAML files.
+        data_dir: a folder made by ``data pull``; then no network is used. None: the hub.
+        num_fewshot: examples in the prompt; None: each task's default. As in lm-eval, a task
+            whose own setting is 0 keeps it.
+        seed: of the draw of few-shot examples.
+        cache_dir: where hub downloads go; Hugging Face's own cache when None.
+
+    Raises:
+        TaskError: a name that lm-eval does not know (with the nearest ones), a task that does
+            not load, or a task asked for twice.
+        DataError: neither hub nor folder, or rows that the folder lacks or that are damaged.
+    """
+    wanted = list(dict.fromkeys(names))
+    with _quiet_lm_eval():
+        if data_dir is None:
+            loaded = _from_hub(wanted, cache_dir)
+            missing = {}
+        else:
+            loaded, missing = _from_folder(wanted, data_dir)
+        for task in loaded.leaves.values():
+            _apply_few_shot(task, num_fewshot, seed)
+    for name, split in missing.items():
+        shots = loaded.leaves[name].get_config("num_fewshot")
+        if shots:
+            raise DataError(
+                f"{name} draws its {shots} few-shot examples from the split {split!r}, "
+                f"which {data_dir} does not have",
+                hint="Pull it from a hub, or use --num-fewshot 0",
+            )
+    return loaded
+
+
+def _apply_few_shot(task: Task, num_fewshot: int | None, seed: int) -> None:
+    """What ``lm_eval.evaluator.simple_evaluate`` does to every task."""
+    default = task.get_config("num_fewshot")
+    if num_fewshot is not None and default != 0:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    elif default is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=seed)
+
+
+@contextmanager
+def _quiet_lm_eval() -> Iterator[None]:
+    """Keep lm-eval's warnings about what we do on purpose (own rows, few-shot settings) away."""
+    import datasets
+
+    logger = logging.getLogger("lm_eval")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        # lm-eval maps process_docs anew whenever it looks at a task's documents.
+        datasets.disable_progress_bars()
+
+
+# --- where tasks are defined --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Catalogue:
+    """What lm-eval knows, read only as far as the names need."""
+
+    manager: TaskManager
+    """Its index is empty where every name is a single task whose file was found by its text."""
+    files: Mapping[str, Path]
+    """Name -> the YAML file of a single task."""
+
+
+def _catalogue(names: Sequence[str]) -> _Catalogue:
+    from lm_eval.tasks import TaskManager
+
+    mine = user_files(names)
+    files = mine | builtin_files(set(names) - set(mine))
+    single = {name: path for name, path in files.items() if "group" not in read_task_file(path)}
+    manager = TaskManager(include_defaults=len(single) < len(names))
+    for name in names:
+        if name not in files and name not in manager.task_index:
+            raise _unknown(name, manager.all_tasks)
+    return _Catalogue(manager, {**mine, **single})
+
+
+def _unknown(name: str, known: Sequence[str]) -> TaskError:
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.6)
+    return TaskError(
+        f"lm-eval has no task, tag or group {name!r}",
+        hint=f"The nearest are {', '.join(near)}" if near else "`lm-eval ls tasks` lists them",
+    )
+
+
+def _task_files(names: Iterable[str], catalogue: _Catalogue) -> dict[str, Path]:
+    """Every single task behind the names, groups and tags opened, and its file."""
+    found: dict[str, Path] = {}
+    for name in names:
+        if name in catalogue.files:
+            found |= _open_file(catalogue.files[name], catalogue)
+        else:
+            found |= _open_name(name, catalogue)
+    return found
+
+
+def _open_name(name: str, catalogue: _Catalogue) -> dict[str, Path]:
+    entry = catalogue.manager.task_index.get(name)
+    if entry is None:
+        raise DataError(
+            f"task {name} is defined inside its group, so its rows cannot come from a folder",
+            hint="Leave it out, or run without --data-dir",
+        )
+    if entry.yaml_path is None:
+        return {
+            task: path
+            for member in sorted(entry.tags)
+            for task, path in _open_name(member, catalogue).items()
+        }
+    return _open_file(entry.yaml_path, catalogue)
+
+
+def _open_file(path: Path, catalogue: _Catalogue) -> dict[str, Path]:
+    settings = read_task_file(path)
+    if "group" in settings:
+        return _open_group(settings, catalogue)
+    return {str(settings.get("task") or path.stem): path}
+
+
+def _open_group(settings: Mapping[str, Any], catalogue: _Catalogue) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for member in settings.get("task") or []:
+        if isinstance(member, dict) and isinstance(member.get("task"), list):
+            found |= _open_group(member, catalogue)
+        elif isinstance(member, dict):
+            found |= _open_name(str(member.get("group") or member.get("task")), catalogue)
+        else:
+            found |= _open_name(str(member), catalogue)
+    return found
+
+
+# --- loading ------------------------------------------------------------------------------------
+
+
+def _from_hub(names: Sequence[str], cache_dir: str | None) -> LoadedTasks:
+    catalogue = _catalogue(names)
+    if not all(name in catalogue.files and _is_local(catalogue.files[name]) for name in names):
+        check_hub()
+    specs = {name: str(catalogue.files.get(name, name)) for name in names}
+    with datasets_cache(cache_dir):
+        return _load(catalogue.manager, specs, source="hub")
+
+
+def _is_local(path: Path) -> bool:
+    """Whether a task's data set is files of the user's own."""
+    return read_task_file(path).get("dataset_path") in _LOCAL_BUILDERS
+
+
+def _from_folder(names: Sequence[str], data_dir: Path) -> tuple[LoadedTasks, dict[str, str]]:
+    """The tasks, and which few-shot split the folder lacks for which of them."""
+    manifest = read_manifest(data_dir)
+    catalogue = _catalogue(names)
+    files = _task_files(names, catalogue)
+    _check_rows(files, manifest, data_dir)
+    index = catalogue.manager.task_index
+    missing = {}
+    with tempfile.TemporaryDirectory(prefix="prunescope-tasks-") as directory:
+        for number, (task, path) in enumerate(files.items()):
+            settings = read_task_file(path)
+            splits = tuple(manifest.splits(task))
+            wrapper = Path(directory, f"{number}.yaml")
+            wrapper.write_text(_wrapper(task, path, settings, data_dir, splits), encoding="utf-8")
+            drawn = few_shot_split(settings)
+            if drawn is not None and drawn not in splits:
+                missing[task] = drawn
+            if task in index:
+                index[task] = replace(index[task], yaml_path=wrapper)
+            files[task] = wrapper
+        specs = {name: name for name in names}
+        for name, path in catalogue.files.items():
+            opened = _open_file(path, catalogue)
+            specs[name] = str(files[next(iter(opened))]) if path in opened.values() else str(path)
+        return _load(catalogue.manager, specs, source="folder"), missing
+
+
+def _check_rows(files: Mapping[str, Path], manifest: Manifest, data_dir: Path) -> None:
+    lacking = []
+    for task, path in files.items():
+        settings = read_task_file(path)
+        if "class" in settings:
+            raise DataError(
+                f"task {task} is written in Python, so its rows cannot come from a folder",
+                hint="Leave it out, or run without --data-dir",
+            )
+        if scored_split(settings) not in manifest.splits(task):
+            lacking.append(task)
+    if lacking:
+        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
+        raise DataError(
+            f"{data_dir} has no rows for {shown}; it has {', '.join(manifest.names) or 'nothing'}",
+            hint="Add them on a machine that reaches a hub: "
+            f"`prunescope data pull {data_dir} --tasks {','.join(lacking[:5])}`",
+        )
+
+
+def _wrapper(
+    task: str, path: Path, settings: Mapping[str, Any], data_dir: Path, splits: Sequence[str]
+) -> str:
+    """A YAML file that is lm-eval's own but for where the rows come from.
+
+    A split that the folder lacks is unset, else lm-eval would look for it on loading; that the
+    few-shot examples are drawn from the same split is checked by :func:`load_tasks`.
+    """
+    lines = {
+        "include": path,
+        "task": task,
+        "dataset_kwargs": {
+            "prunescope_folder": str(data_dir.resolve()),
+            "prunescope_task": task,
+            "prunescope_splits": list(splits),
+        },
+    }
+    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
+        if settings.get(key) and settings[key] not in splits:
+            lines[key] = None
+    own = settings.get("fewshot_config") or {}
+    if own.get("split") and own["split"] not in splits:
+        lines["fewshot_config"] = None
+    text = "".join(
+        f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n"
+        for key, value in lines.items()
+    )
+    return text + "custom_dataset: !function prunescope.evaluate.data.folder.task_dataset\n"
+
+
+def _load(
+    manager: TaskManager, specs: Mapping[str, str], *, source: Literal["hub", "folder"]
+) -> LoadedTasks:
+    """Load name by name, so that an error can say which task it is about."""
+    built: list[Any] = []
+    for name, spec in specs.items():
+        try:
+            loaded = manager.load([spec])
+        except PrunescopeError:
+            raise
+        except Exception as error:  # tasks are others' code: anything may come
+            raise hub_error(error, f"task {name}") or TaskError(
+                f"task {name} does not load: {first_line(error)}"
+            ) from error
+        built.append(loaded)
+    leaves: dict[str, Task] = {}
+    groups: dict[str, Group] = {}
+    group_map: dict[str, list[str]] = {}
+    for name, loaded in zip(specs, built, strict=True):
+        twice = [leaf for leaf in loaded["tasks"] if leaf in leaves]
+        if twice:
+            raise TaskError(
+                f"task {twice[0]} is asked for twice, the second time by {name}",
+                hint="Name the task or its group, not both",
+            )
+        leaves |= loaded["tasks"]
+        groups |= loaded.get("groups", {})
+        group_map |= loaded.get("group_map", {})
+    return LoadedTasks(leaves, groups, source, group_map)
