@@ -69,7 +69,7 @@ def run_report_html(record: EvalRecord) -> str:
     tables = run_tables(record)
     charts = {
         "Task Results": (_run_chart(record), "Primary metric, with one standard error each way."),
-        "Sparsity by Layer Kind": (
+        "Sparsity by Layer and Kind": (
             _layers_chart([("pruned", record)]),
             "Linear layers of each decoder block.",
         ),

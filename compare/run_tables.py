@@ -112,7 +112,7 @@ def _kinds(record: EvalRecord) -> Table:
             )
             for kind, count in record.sparsity.kinds.items()
         )
-    return Table("Sparsity by Layer Kind", ("Kind", "Sparsity", "Zeros", "Parameters"), rows)
+    return Table("Sparsity by Layer and Kind", ("Kind", "Sparsity", "Zeros", "Parameters"), rows)
 
 
 def _how(record: EvalRecord) -> Table:

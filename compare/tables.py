@@ -22,6 +22,7 @@ __all__ = [
     "format_duration",
     "format_value",
     "model_facts",
+    "task_table",
 ]
 
 
@@ -95,6 +96,13 @@ def comparison_tables(comparison: Comparison) -> ReportTables:
         first_footnotes=first,
         notes=comparison.notes,
     )
+
+
+def task_table(comparison: Comparison) -> tuple[Table, tuple[str, ...]]:
+    """The table of the tasks alone, and its footnotes numbered from 1."""
+    footnotes = _Footnotes()
+    table = _tasks(comparison, footnotes)
+    return table, tuple(footnotes.reasons)
 
 
 def degradation(row: Row) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -15,6 +17,7 @@ from prunescope.compare.tables import (
     Table,
     comparison_tables,
     degradation,
+    task_table,
 )
 
 __all__ = ["plain_report", "plain_table", "terminal_report"]
@@ -28,10 +31,9 @@ def plain_table(comparison: Comparison) -> str:
 
     Columns are 21 and 16 characters wide, the first one wider where a task's name needs it.
     """
-    tables = comparison_tables(comparison)
-    lines = _aligned((tables.tasks.header, *_texts(tables.tasks)))
-    used = [n for n in range(1, len(tables.footnotes) + 1) if _uses(tables.tasks, n)]
-    notes = [f"[{n}] {tables.footnotes[n - 1]}" for n in used]
+    table, footnotes = task_table(comparison)
+    lines = _aligned((table.header, *_texts(table)))
+    notes = [f"[{n}] {reason}" for n, reason in enumerate(footnotes, 1)]
     return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
@@ -69,8 +71,8 @@ def terminal_report(comparison: Comparison) -> RenderableType:
 
 def _head(comparison: Comparison, tables: ReportTables) -> list[tuple[str, ...]]:
     """The models, their sparsity and perplexity, and the perplexity's increase."""
-    names = ("Model", comparison.original.model.name, comparison.pruned.model.name)
-    rows: list[tuple[str, ...]] = [names]
+    models = (comparison.original.model, comparison.pruned.model)
+    rows: list[tuple[str, ...]] = [("Model", *(_one_line(model.name) for model in models))]
     figures = tables.summary.rows[: len(comparison.sparsity) + len(comparison.perplexity)]
     marks = {row[0].text: row[4].text.rpartition(" ")[2] for row in figures}
     for row in figures:
@@ -91,10 +93,6 @@ def _remarks(tables: ReportTables) -> list[str]:
     ]
 
 
-def _uses(table: Table, footnote: int) -> bool:
-    return any(row[-1].text.endswith(f"[{footnote}]") for row in table.rows)
-
-
 # --- plain --------------------------------------------------------------------------------------
 
 
@@ -104,6 +102,7 @@ def _texts(table: Table) -> list[tuple[str, ...]]:
 
 def _aligned(rows: tuple[tuple[str, ...], ...]) -> list[str]:
     """Columns padded to their width in terminal cells (CJK characters take two)."""
+    rows = tuple(tuple(_one_line(text) for text in row) for row in rows)
     columns = range(len(rows[0]))
     widths = [
         max(_WIDTH if column else _FIRST_WIDTH, *(cell_len(row[column]) + 2 for row in rows))
@@ -113,6 +112,11 @@ def _aligned(rows: tuple[tuple[str, ...], ...]) -> list[str]:
         "".join(text + " " * (widths[c] - cell_len(text)) for c, text in enumerate(row)).rstrip()
         for row in rows
     ]
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks and control characters, which would break the table."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
 
 
 # --- rich ---------------------------------------------------------------------------------------
