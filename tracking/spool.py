@@ -1,0 +1,140 @@
+"""Record directories on this machine, and which of them the tracking server does not have yet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from prunescope.errors import OutputError, RecordError
+from prunescope.records import EvalRecord, RunRef, read_record, write_file
+from prunescope.tracking.links import redact_uri
+
+__all__ = [
+    "find_record",
+    "forget_uploads",
+    "is_record_directory",
+    "list_records",
+    "mark_uploaded",
+    "new_record_directory",
+    "pending",
+    "uploaded_to",
+]
+
+_UPLOADS = ".uploads.json"
+_REFS = TypeAdapter(list[RunRef])
+_MAX_MODEL_BYTES = 100
+
+
+def new_record_directory(root: Path, record: EvalRecord) -> Path:
+    """Create ``<root>/records/<date>-<model>-<short id>``, a name that is not taken.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    day = record.started_at.strftime("%Y%m%d")
+    name = f"{day}-{_folder_name(record.model.name)}-{record.record_id[:8]}"
+    for number in range(1, 1000):
+        directory = root / "records" / (name if number == 1 else f"{name}-{number}")
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OutputError(
+                f"cannot create {directory}: {error.strerror or error}",
+                hint="Check the folder's permissions and the free disk space",
+            ) from error
+        return directory
+    raise OutputError(f"cannot create {root / 'records' / name}: the name is taken")
+
+
+def _folder_name(model: str) -> str:
+    """A model's name without separators, short enough for every file system."""
+    plain = re.sub(r"[^\w.\-]+", "-", model).strip("-.") or "model"
+    return plain.encode("utf-8", "replace")[:_MAX_MODEL_BYTES].decode("utf-8", "ignore")
+
+
+def is_record_directory(path: Path) -> bool:
+    """Whether ``path`` is a folder with a ``record.json``."""
+    with contextlib.suppress(OSError, ValueError):
+        return (path / "record.json").is_file()
+    return False
+
+
+def list_records(root: Path) -> list[Path]:
+    """The record directories under ``root``, in the order of their names (by date)."""
+    try:
+        found = sorted((root / "records").iterdir())
+    except OSError:
+        return []
+    return [path for path in found if is_record_directory(path)]
+
+
+def _readable(root: Path, containing: str = "") -> Iterator[tuple[Path, EvalRecord]]:
+    """The records that can be read; damaged ones are passed over, not in anyone's way."""
+    for directory in list_records(root):
+        with contextlib.suppress(RecordError, OSError, UnicodeDecodeError):
+            text = (directory / "record.json").read_text(encoding="utf-8")
+            if containing in text:
+                yield directory, read_record(directory)
+
+
+def find_record(root: Path, record_key: str, *, status: str = "finished") -> Path | None:
+    """The record directory with this key and status that ended last, None where there is none."""
+    found = [
+        (record.finished_at or record.started_at, directory)
+        for directory, record in _readable(root, containing=record_key)
+        if record.record_key == record_key and record.status == status
+    ]
+    return max(found)[1] if found else None
+
+
+# --- what is on which server --------------------------------------------------------------------
+
+
+def uploaded_to(directory: Path) -> list[RunRef]:
+    """The runs that this record was sent as, one a server; empty where none is known."""
+    try:
+        return _REFS.validate_json((directory / _UPLOADS).read_bytes())
+    except (OSError, ValidationError):
+        # Unknown means "send it again", which changes nothing on a server that has it.
+        return []
+
+
+def mark_uploaded(directory: Path, ref: RunRef) -> None:
+    """Remember that the record is on a server. Only what was complete there may be marked.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    others = [known for known in uploaded_to(directory) if known.tracking_uri != ref.tracking_uri]
+    refs = [one.model_dump(mode="json") for one in (*others, ref)]
+    write_file(directory / _UPLOADS, json.dumps(refs, indent=1))
+
+
+def forget_uploads(directory: Path) -> None:
+    """Forget where the record was sent, for a copy that became a record of its own.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    try:
+        (directory / _UPLOADS).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {directory}: {error.strerror or error}") from error
+
+
+def pending(root: Path, tracking_uri: str) -> list[Path]:
+    """The ended evaluations under ``root`` that the server at ``tracking_uri`` does not have."""
+    shown = redact_uri(tracking_uri)
+    return [
+        directory
+        for directory, record in _readable(root)
+        if record.status != "running"
+        and all(redact_uri(ref.tracking_uri) != shown for ref in uploaded_to(directory))
+    ]

@@ -1,0 +1,234 @@
+"""Which store to use, whether it answers, and how its refusals are told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from prunescope.errors import OutputError, TrackingError
+from prunescope.tracking.links import is_http, redact, redact_uri
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+__all__ = ["Location", "connect", "locate", "tracking_errors"]
+
+_ENVIRONMENT = {
+    # The client's own settings wait 4 minutes for a refused connection, 20 for a silent one.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+_PROBE_SECONDS = 5
+_LOCK_SECONDS = 120
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_OTHER_SCHEMES = ("databricks", "databricks-uc", "uc")
+_CREDENTIALS_HINT = (
+    "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+)
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a store is."""
+
+    uri: str
+    """May hold credentials: show :attr:`shown` instead."""
+    folder: Path | None
+    """Folder of an SQLite store, where its lock and its artifacts lie; None for any other."""
+
+    @property
+    def shown(self) -> str:
+        """The URI without credentials."""
+        return redact_uri(self.uri)
+
+
+def locate(uri: str | None, root: Path) -> Location:
+    """The store that ``uri`` names: by default MLFLOW_TRACKING_URI, else the embedded one.
+
+    Raises:
+        TrackingError: ``uri`` is no address of a store.
+    """
+    uri = (uri or os.environ.get("MLFLOW_TRACKING_URI") or "").strip()
+    if not uri:
+        folder = root.absolute()
+        return Location(f"sqlite:///{folder / 'mlflow.db'}", folder)
+    scheme = urlsplit(uri).scheme.lower().partition("+")[0]
+    if scheme == "sqlite":
+        path = Path(unquote(uri.partition(":///")[2].partition("?")[0]))
+        return Location(uri, path.absolute().parent)
+    if is_http(uri):
+        return Location(uri.rstrip("/"), None)
+    if scheme in _DATABASES or scheme in _OTHER_SCHEMES:
+        return Location(uri, None)
+    raise TrackingError(
+        f"expected the address of a tracking server, found {redact_uri(uri)}",
+        hint="Use http://HOST:PORT, or sqlite:///PATH/mlflow.db for a file",
+    )
+
+
+def connect(location: Location) -> MlflowClient:
+    """A client of the store, which has answered; an SQLite store is created where there is none.
+
+    Raises:
+        TrackingError: it cannot be reached, refuses, or is something else; within seconds.
+        OutputError: the folder of an SQLite store cannot be written.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    with tracking_errors(location.uri):
+        if is_http(location.uri):
+            _probe(location)
+        elif location.folder is not None:
+            _create_sqlite(location, location.folder)
+        client = MlflowClient(tracking_uri=location.uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+# --- servers ------------------------------------------------------------------------------------
+
+
+def _probe(location: Location) -> None:
+    """Ask ``/health`` once, without retries, so that a dead server is noticed at once."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer = http_request(  # type: ignore[no-untyped-call]
+            get_default_host_creds(location.uri),  # type: ignore[no-untyped-call]
+            "/health",
+            "GET",
+            max_retries=0,
+            timeout=_PROBE_SECONDS,
+            raise_on_status=False,
+            allow_redirects=False,
+        )
+    except MlflowException as error:
+        raise TrackingError(
+            f"the tracking server {location.shown} cannot be reached{_reason(error)}",
+            hint="Check the address and that the server runs",
+        ) from error
+    if answer.status_code in (401, 403):
+        raise _refused(location, answer.status_code)
+    if answer.status_code >= 500:
+        raise TrackingError(
+            f"the tracking server {location.shown} answers with status {answer.status_code}",
+            hint="See the server's log",
+        )
+    # A proxy may hide /health (404); then the first real request decides.
+    if answer.status_code != 404 and answer.text.strip()[:2] != "OK":
+        raise _not_mlflow(location.shown)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).lower()
+    known = {
+        "refused": "connection refused",
+        "timed out": f"no answer in {_PROBE_SECONDS} s",
+        "timeout": f"no answer in {_PROBE_SECONDS} s",
+        "resolve": "the host name is not known",
+        "name or service": "the host name is not known",
+        "certificate": "its certificate cannot be verified",
+    }
+    return next((f" ({meaning})" for mark, meaning in known.items() if mark in text), "")
+
+
+def _refused(location: Location, status: int) -> TrackingError:
+    found = "asks for credentials" if status == 401 else "does not allow this"
+    return TrackingError(
+        f"the tracking server {location.shown} {found} (status {status})", hint=_CREDENTIALS_HINT
+    )
+
+
+def _not_mlflow(shown: str) -> TrackingError:
+    return TrackingError(
+        f"expected an MLflow server at {shown}, found something else",
+        hint="Check the address; a login page in front of the server also looks like this",
+    )
+
+
+# --- the embedded store -------------------------------------------------------------------------
+
+
+def _create_sqlite(location: Location, folder: Path) -> None:
+    """Create the database and its tables, one process at a time.
+
+    Processes that create the tables at once make each other crash. The lock is held also where
+    the file is already there: another process may still be creating its tables.
+    """
+    from filelock import FileLock, Timeout
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".mlflow.db.lock", timeout=_LOCK_SECONDS):
+            SqlAlchemyStore(location.uri, str(folder / "artifacts"))  # type: ignore[no-untyped-call]
+    except Timeout as error:
+        raise TrackingError(
+            f"another process has been creating {location.shown} for {_LOCK_SECONDS} s",
+            hint=f"If none does, delete {folder / '.mlflow.db.lock'}",
+        ) from error
+    except OSError as error:
+        if (folder / "mlflow.db").is_file():
+            return  # a store that may only be read needs no creating
+        raise OutputError(
+            f"cannot write the tracking store in {folder}: {error.strerror or error}",
+            hint="Run from a folder that you may write, or use --tracking-uri",
+        ) from error
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Tell what MLflow, its server or its database raise as one clear line.
+
+    Raises:
+        TrackingError: in place of any of them.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except MlflowException as error:
+        raise _told(error, redact_uri(uri)) from error
+    except (SQLAlchemyError, OSError, ImportError) as error:
+        # requests' own errors are OSErrors; a missing database driver is an ImportError.
+        message = _first_line(error)
+        raise TrackingError(f"the tracking store {redact_uri(uri)} failed: {message}") from error
+
+
+def _told(error: Any, shown: str) -> TrackingError:
+    code = str(error.error_code)
+    message = _first_line(error)
+    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+        return TrackingError(
+            f"the tracking store {shown} refuses: {message}", hint=_CREDENTIALS_HINT
+        )
+    if "out-of-date database schema" in message or "db upgrade" in str(error):
+        return TrackingError(
+            f"the database {shown} was made by another version of MLflow",
+            hint=f"Back it up, then run: mlflow db upgrade {shown}",
+        )
+    if "not valid JSON" in message or "failed to parse" in message.lower():
+        return _not_mlflow(shown)
+    return TrackingError(f"the tracking store {shown} failed: {message}")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return redact(lines[0][:300].rstrip(". ")) if lines else type(error).__name__
