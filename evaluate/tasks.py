@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 
-__all__ = ["LoadedTasks", "document_sha256", "load_tasks"]
+__all__ = ["LoadedTasks", "TaskSplit", "document_sha256", "load_tasks", "task_splits"]
 
 _LOCAL_BUILDERS = {"arrow", "csv", "json", "parquet", "text"}
 
@@ -113,6 +113,52 @@ def load_tasks(
                 hint="Pull it from a hub, or use --num-fewshot 0",
             )
     return loaded
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """One split that scoring a task reads, before the task's own ``process_docs``."""
+
+    task: str
+    split: str
+    dataset: Any
+    """A ``datasets.Dataset``."""
+    path: str
+    """Id of the data set on the hub."""
+    config: str | None
+
+
+def task_splits(names: Sequence[str]) -> Iterator[TaskSplit]:
+    """From the hub: of each task the scored split and the one few-shot examples are drawn from.
+
+    Raises:
+        TaskError, DataError: as :func:`load_tasks`; DataError also for a task that is written
+            in Python, whose rows a folder cannot give back.
+    """
+    loaded = load_tasks(names, data_dir=None, num_fewshot=None, seed=0)
+    for name, task in loaded.leaves.items():
+        settings = task.config
+        if not _is_plain(task):
+            raise _python_task(name, "Leave it out; it needs the hub")
+        own = {"split": task.fewshot_cfg.split, "samples": task.fewshot_cfg.samples}
+        whole = {**settings.to_dict(keep_callable=True), "fewshot_config": own}
+        for split in dict.fromkeys([scored_split(whole), few_shot_split(whole)]):
+            if split is not None:
+                yield TaskSplit(
+                    name, split, task.dataset[split], settings.dataset_path, settings.dataset_name
+                )
+
+
+def _is_plain(task: Task) -> bool:
+    from lm_eval.api.task import ConfigurableTask
+
+    return type(task) is ConfigurableTask
+
+
+def _python_task(name: str, hint: str) -> DataError:
+    return DataError(
+        f"task {name} is written in Python, so its rows cannot come from a folder", hint=hint
+    )
 
 
 def _apply_few_shot(task: Task, num_fewshot: int | None, seed: int) -> None:
@@ -270,10 +316,7 @@ def _check_rows(files: Mapping[str, Path], manifest: Manifest, data_dir: Path) -
     for task, path in files.items():
         settings = read_task_file(path)
         if "class" in settings:
-            raise DataError(
-                f"task {task} is written in Python, so its rows cannot come from a folder",
-                hint="Leave it out, or run without --data-dir",
-            )
+            raise _python_task(task, "Leave it out, or run without --data-dir")
         if scored_split(settings) not in manifest.splits(task):
             lacking.append(task)
     if lacking:

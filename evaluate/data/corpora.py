@@ -32,7 +32,7 @@ class _Recipe:
     """How a named corpus is made of the rows of a data set."""
 
     task: str
-    """Name of its rows in a data folder."""
+    """Name of its rows in a data folder; lm-eval has a task ``c4`` of its own."""
     split: str
     hub: Mapping[str, Any]
     """Arguments of ``datasets.load_dataset``."""
@@ -40,6 +40,8 @@ class _Recipe:
     joint: str
     distinct: bool = False
     first: int | None = None
+    is_task: bool = False
+    """Whether its rows are those of the lm-eval task of the same name."""
 
     def join(self, rows: Iterable[Mapping[str, Any]]) -> str:
         texts = [str(row[self.column]) for row in rows]
@@ -57,7 +59,7 @@ CORPORA: Mapping[str, _Recipe] = {
         joint="\n\n",
     ),
     "c4": _Recipe(
-        task="c4",
+        task="corpus-c4",
         split="validation",
         hub={
             "path": "allenai/c4",
@@ -74,6 +76,7 @@ CORPORA: Mapping[str, _Recipe] = {
         column="passage",
         joint="\n\n",
         distinct=True,
+        is_task=True,
     ),
 }
 """The corpora that have a name.

@@ -10,7 +10,7 @@ from typing import Any
 
 from prunescope.errors import DataError
 
-__all__ = ["check_hub", "datasets_cache", "hub_error"]
+__all__ = ["check_hub", "datasets_cache", "describe_dataset", "hub_error"]
 
 PROBE_SECONDS = 5.0
 
@@ -73,6 +73,29 @@ def datasets_cache(cache_dir: str | None) -> Iterator[None]:
         yield
     finally:
         config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE = before
+
+
+def describe_dataset(path: str, config: str | None) -> tuple[str, str]:
+    """Where rows came from, with the revision, and their licence, as far as the hub says.
+
+    Args:
+        path: id of the data set on the hub, or the name of a local format such as ``json``.
+        config: name of the part of it that was read.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    source = f"hub: {path} {config}" if config else f"hub: {path}"
+    if "/" not in path:
+        return source.replace("hub", "files", 1), "not stated"
+    try:
+        info = HfApi().dataset_info(path, timeout=PROBE_SECONDS)
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError):
+        return source, "not stated"  # the rows are there all the same
+    said = info.card_data.get("license") if info.card_data else None
+    license_name = ", ".join(said) if isinstance(said, list) else said
+    return f"{source} @ {info.sha}", str(license_name or "not stated")
 
 
 def hub_error(error: Exception, what: str) -> DataError | None:
