@@ -168,7 +168,7 @@ def _score_batch(loaded: LoadedModel, head: Head | None, batch: torch.Tensor) ->
     if head is None:
         logits = loaded.model(input_ids=batch, use_cache=False).logits
         return score_logits(logits[:, :-1].flatten(0, 1), targets)
-    hidden = last_hidden_state(loaded.model, batch, use_cache=False)
+    hidden = last_hidden_state(loaded.model, input_ids=batch, use_cache=False)
     return score_positions(head, hidden[:, :-1].flatten(0, 1), targets)
 
 

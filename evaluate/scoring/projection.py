@@ -56,9 +56,9 @@ class TokenScores:
     """int64, the most probable token; where asked for greedy flags only, the target or -1."""
 
 
-def last_hidden_state(model: Any, input_ids: Tensor, **inputs: Any) -> Tensor:
+def last_hidden_state(model: Any, **inputs: Any) -> Tensor:
     """Last hidden state, (batch, length, width), after the final norm and before the logits."""
-    hidden: Tensor = model.base_model(input_ids=input_ids, **inputs)[0]
+    hidden: Tensor = model.base_model(**inputs)[0]
     return hidden
 
 
@@ -73,7 +73,7 @@ def find_head(model: Any, input_ids: Tensor) -> Head | None:
     if module is None or model.base_model is model:
         return None
     wanted = model(input_ids=input_ids, use_cache=False).logits[0]
-    hidden = last_hidden_state(model, input_ids, use_cache=False)[0]
+    hidden = last_hidden_state(model, input_ids=input_ids, use_cache=False)[0]
     for head in _candidates(module, model.config):
         if _same(head(hidden), wanted):
             return head
