@@ -97,9 +97,17 @@ def install(venv: Path, project: Path, requirements: Iterable[str]) -> None:
         follow(process.stdout, kept)
         code = process.wait()
     if code:
-        tail = log.read_text(encoding="utf-8").splitlines()
-        errors = [line for line in tail if line.startswith("ERROR")] or tail[-5:]
-        raise SetupError("pip failed:\n  " + "\n  ".join(errors) + f"\nThe whole log: {log}")
+        said = "\n  ".join(reasons(log.read_text(encoding="utf-8").splitlines()))
+        raise SetupError(f"pip failed:\n  {said}\nThe whole log: {log}")
+
+
+def reasons(lines: Sequence[str]) -> list[str]:
+    """The lines of pip's that say why it failed, at most eight; its last ones where none does."""
+    telling = (
+        r"\s*(ERROR: (?!ResolutionImpossible)|\w*Error\b.*:|.* depends on |The user requested )"
+    )
+    found = [line.strip() for line in lines if re.match(telling, line)]
+    return (found or [line.strip() for line in lines])[-8:]
 
 
 def describe(line: str) -> tuple[str, bool] | None:
@@ -203,11 +211,7 @@ def main() -> int:
     parser.add_argument("--venv", type=Path, default=PROJECT / ".venv")
     parser.add_argument("--project", type=Path, default=PROJECT)
     parser.add_argument("--plan", action="store_true", help="print the plan as JSON and stop")
-    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.probe:
-        print(json.dumps(asdict(this_interpreter())))
-        return 0
     try:
         return set_up(options.venv.absolute(), options.project.absolute(), options.plan)
     except SetupError as error:

@@ -1,6 +1,7 @@
 """Which torch `make setup` uses, and what becomes of `.venv`: all decided before a file is touched.
 
-Nothing but the standard library is needed, and nothing is changed here.
+Nothing but the standard library is needed, and nothing is changed here. Run as a script, it prints
+what the interpreter is that runs it, and the torch that it sees, as JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.machinery import PathFinder
 from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
@@ -166,7 +167,7 @@ def this_interpreter() -> Interpreter:
 
 def ask_interpreter(python: Path) -> Interpreter | None:
     """What ``python`` is, and the torch it sees; None where it does not run."""
-    command = [str(python), str(Path(__file__).resolve()), "--probe"]
+    command = [str(python), str(Path(__file__).resolve())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
         raw = json.loads(done.stdout)
@@ -317,3 +318,7 @@ def _is_linked(venv: Path, torch: Torch) -> bool:
 
 def _lines(pins: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{name}=={version}" for name, version in sorted(pins.items()))
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(this_interpreter())))
