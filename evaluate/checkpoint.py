@@ -6,6 +6,7 @@ about one tensor whatever the checkpoint's size. ``.bin`` shards are read with `
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -85,8 +86,9 @@ def _locate(files: Sequence[Path], kind: Kind) -> dict[str, Path]:
 
 
 def _damaged(path: Path, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
     return ModelError(
-        f"cannot read {path}: {str(error).strip() or type(error).__name__}",
+        f"cannot read {path}: {reason}",
         hint="The file is missing, damaged or cut off: copy or download it again",
     )
 
@@ -127,15 +129,18 @@ class _SafetensorsReader:
 
 
 def _load_bin(path: Path) -> Mapping[str, torch.Tensor]:
-    import pickle
-
     settings: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     try:
         try:
             content = torch.load(path, mmap=True, **settings)
         except RuntimeError:  # written before torch 1.6, which cannot be mapped
             content = torch.load(path, **settings)
-    except (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"expected nothing but tensors in {path}, found what weights_only refuses to read",
+            hint="The file is damaged, or would run code: get it again, best as safetensors",
+        ) from error
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise _damaged(path, error) from error
     if not isinstance(content, Mapping):
         raise ModelError(

@@ -14,7 +14,7 @@ from prunescope.records import BlockTiers
 
 __all__ = ["BlockCounter", "add_tiers", "check_block"]
 
-_PAIRS, _FOURS = 0x5555555555555555, 0x1111111111111111
+_LOWEST_OF_FOUR = 0x1111111111111111
 
 
 def check_block(block: tuple[int, int], topk: int) -> None:
@@ -55,33 +55,29 @@ class BlockCounter:
         self._columns = columns
         self._across = math.ceil(columns / block[1])
         self._bytes = math.ceil(block[1] / 8)
-        widths = np.full(self._across, block[1], np.int64)
-        if columns % block[1]:
-            widths[-1] = columns % block[1]
-        self._widths = widths
-        self._tiers = np.zeros(5, np.int64)
-        self._ragged = 0
-        self.empty_rows = 0
+        self._rows = 0
+        self._nonzeros: list[npt.NDArray[Any]] = []
+        self._broken: list[npt.NDArray[Any]] = []
 
     def add(self, chunk: MaskChunk) -> None:
         """Count the blocks of further rows: a multiple of the block's height, or the last."""
-        height = self._block[0]
-        rows = chunk.bits.shape[0]
-        down = math.ceil(rows / height)
         bits = self._aligned(chunk)
-        in_byte = np.bitwise_count(bits)
-        self.empty_rows += rows - int(np.count_nonzero(in_byte.any(axis=1)))
-        count = self._by_block(in_byte, down, np.add, np.uint32)
-        broken = self._by_block(_over_two_of_four(bits), down, np.bitwise_or, np.uint8)
-        heights = np.full(down, height, np.int64)
-        if rows % height:
-            heights[-1] = rows % height
-        size = heights[:, None] * self._widths[None, :]
-        self._sort(count, broken == 0, size)
+        self._rows += bits.shape[0]
+        # a byte of the sum holds eight columns of the block's height
+        wide = np.uint8 if 8 * self._block[0] < 256 else np.uint32
+        self._nonzeros.append(self._by_block(np.bitwise_count(bits), np.add, wide))
+        self._broken.append(self._by_block(_over_two_of_four(bits), np.bitwise_or, np.uint8))
 
     def result(self) -> BlockTiers:
         """The tiers of all blocks so far."""
-        empty, few, two_four, dense, other = (int(count) for count in self._tiers)
+        nonzeros, broken = np.concatenate(self._nonzeros), np.concatenate(self._broken)
+        size = np.outer(_sides(self._rows, self._block[0]), _sides(self._columns, self._block[1]))
+        tier = np.full(size.shape, 4, np.uint8)
+        tier[nonzeros == size] = 3
+        tier[broken == 0] = 2
+        tier[nonzeros <= self._topk] = 1
+        tier[nonzeros == 0] = 0
+        empty, few, two_four, dense, other = np.bincount(tier.reshape(-1), minlength=5).tolist()
         return BlockTiers(
             block=self._block,
             topk=self._topk,
@@ -90,19 +86,8 @@ class BlockCounter:
             two_four=two_four,
             dense=dense,
             other=other,
-            ragged=self._ragged,
+            ragged=int(np.count_nonzero(size < self._block[0] * self._block[1])),
         )
-
-    def _sort(
-        self, count: npt.NDArray[Any], complies: npt.NDArray[np.bool_], size: npt.NDArray[Any]
-    ) -> None:
-        tier = np.full(count.shape, 4, np.uint8)
-        tier[count == size] = 3
-        tier[complies] = 2
-        tier[count <= self._topk] = 1
-        tier[count == 0] = 0
-        self._tiers += np.bincount(tier.reshape(-1), minlength=5)
-        self._ragged += int(np.count_nonzero(size < self._block[0] * self._block[1]))
 
     def _aligned(self, chunk: MaskChunk) -> Bits:
         """The bits with each block's rows starting at a byte: (rows, blocks across x bytes)."""
@@ -118,26 +103,35 @@ class BlockCounter:
         )
 
     def _by_block(
-        self, values: npt.NDArray[Any], down: int, combine: np.ufunc, dtype: type
+        self, values: npt.NDArray[Any], combine: np.ufunc, dtype: type
     ) -> npt.NDArray[Any]:
         """Combine what belongs to one block: (rows, bytes across) -> (blocks down, across)."""
         height = self._block[0]
+        down = math.ceil(values.shape[0] / height)
         missing = down * height - values.shape[0]
         if missing:
             values = np.pad(values, ((0, missing), (0, 0)))
         by_row = combine.reduce(values.reshape(down, height, -1), axis=1, dtype=dtype)
         whole: npt.NDArray[Any] = combine.reduce(
-            by_row.reshape(down, self._across, self._bytes), axis=2, dtype=dtype
+            by_row.reshape(down, self._across, self._bytes), axis=2, dtype=np.uint32
         )
         return whole
 
 
+def _sides(length: int, side: int) -> npt.NDArray[np.int64]:
+    """Length of each block along an edge: ``side``, and what is left for the last one."""
+    return np.diff(np.append(np.arange(0, length, side), length))
+
+
 def _over_two_of_four(bits: Bits) -> Bits:
     """Non-zero bytes where a half byte has more than two bits set, in the shape of ``bits``."""
-    padded = np.zeros(math.ceil(bits.size / 8) * 8, np.uint8)
-    padded[: bits.size] = bits.reshape(-1)
-    words = padded.view(np.uint64)
-    both = words & (words >> 1) & _PAIRS
-    either = (words | (words >> 1)) & _PAIRS
-    over = ((both & (either >> 2)) | (either & (both >> 2))) & _FOURS
+    flat = bits.reshape(-1)
+    if flat.size % 8:
+        flat = np.pad(flat, (0, 8 - flat.size % 8))
+    words = flat.view(np.uint64)
+    shifted = words >> 1
+    # the lowest bit of each half byte: both (either) of its lower two bits are set
+    both, either = words & shifted, words | shifted
+    # more than two of four: both of the one pair and either of the other
+    over = ((both & (either >> 2)) | (either & (both >> 2))) & _LOWEST_OF_FOUR
     return over.view(np.uint8)[: bits.size].reshape(bits.shape)

@@ -126,12 +126,17 @@ class _Tally:
             counts = torch.bincount(torch.from_numpy(chunk.bits.reshape(-1)), minlength=256)
             self.histogram += counts.numpy()
             counter.add(chunk)
+            self.empty_rows += _empty_rows(chunk.bits)
             used |= np.bitwise_or.reduce(chunk.bits, axis=0)
             self.nonfinite += chunk.nonfinite
-        self.empty_rows += counter.empty_rows
         self.empty_columns += columns - _bits_set(used)
         tiers = counter.result()
         self.blocks = add_tiers(self.blocks, tiers) if self.blocks else tiers
+
+
+def _empty_rows(bits: Bits) -> int:
+    words = bits.view(np.uint64) if bits.shape[1] % 8 == 0 else bits
+    return len(words) - int(np.count_nonzero(np.bitwise_or.reduce(words, axis=1)))
 
 
 def _bits_set(bits: Bits) -> int:
