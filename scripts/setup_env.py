@@ -103,10 +103,9 @@ def install(venv: Path, project: Path, requirements: Iterable[str]) -> None:
 
 def reasons(lines: Sequence[str]) -> list[str]:
     """The lines of pip's that say why it failed, at most eight; its last ones where none does."""
-    telling = (
-        r"\s*(ERROR: (?!ResolutionImpossible)|\w*Error\b.*:|.* depends on |The user requested )"
-    )
-    found = [line.strip() for line in lines if re.match(telling, line)]
+    error = r"\s*(ERROR: (?!ResolutionImpossible)|\w*Error\b.*:)"
+    conflict = r"\s*(.* depends on |The user requested )"
+    found = [line.strip() for line in lines if re.match(f"{error}|{conflict}", line)]
     return (found or [line.strip() for line in lines])[-8:]
 
 
