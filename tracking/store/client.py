@@ -67,13 +67,13 @@ class Store:
     @property
     def is_embedded(self) -> bool:
         """Whether the store is an SQLite file, without a server."""
-        return self._location.folder is not None
+        return self._location.database is not None
 
     @property
     def artifact_location(self) -> str | None:
         """Folder of an SQLite store's artifacts; None where a server decides."""
-        folder = self._location.folder
-        return None if folder is None else str(folder / "artifacts")
+        folder = self._location.artifacts
+        return None if folder is None else str(folder)
 
     # --- sending --------------------------------------------------------------------------------
 
@@ -158,8 +158,8 @@ class Store:
         return search_runs(self._client, wanted, self._experiment_ids(), None)
 
     def _experiment(self, name: str) -> Experiment:
-        folder = self._location.folder
-        place = (folder / "artifacts").as_uri() if folder is not None else None
+        folder = self._location.artifacts
+        place = folder.as_uri() if folder is not None else None
         return get_or_create_experiment(self._client, name, place)
 
     def _present(self, experiment: Experiment, original_run_id: str | None) -> None:

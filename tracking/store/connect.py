@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,8 @@ _ENVIRONMENT = {
 }
 _PROBE_SECONDS = 5
 _LOCK_SECONDS = 120
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_DATABASE = "mlflow.db"
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _OTHER_SCHEMES = ("databricks", "databricks-uc", "uc")
 _CREDENTIALS_HINT = (
     "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
@@ -42,8 +45,13 @@ class Location:
 
     uri: str
     """May hold credentials: show :attr:`shown` instead."""
-    folder: Path | None
-    """Folder of an SQLite store, where its lock and its artifacts lie; None for any other."""
+    database: Path | None = None
+    """File of an SQLite store; None for any other. Its lock and artifacts lie beside it."""
+
+    @property
+    def artifacts(self) -> Path | None:
+        """Folder of an SQLite store's artifacts; None where a server decides."""
+        return None if self.database is None else self.database.parent / "artifacts"
 
     @property
     def shown(self) -> str:
@@ -60,15 +68,20 @@ def locate(uri: str | None, root: Path) -> Location:
     uri = (uri or os.environ.get("MLFLOW_TRACKING_URI") or "").strip()
     if not uri:
         folder = root.absolute()
-        return Location(f"sqlite:///{folder / 'mlflow.db'}", folder)
+        if set(str(folder)) & set("?%"):
+            raise TrackingError(
+                f"the folder of the tracking store may not have a ? or % in its path: {folder}",
+                hint="Run from another folder, or use --tracking-uri",
+            )
+        return Location(f"sqlite:///{folder / _DATABASE}", folder / _DATABASE)
     scheme = urlsplit(uri).scheme.lower().partition("+")[0]
     if scheme == "sqlite":
         path = Path(unquote(uri.partition(":///")[2].partition("?")[0]))
-        return Location(uri, path.absolute().parent)
+        return Location(uri, path.absolute())
     if is_http(uri):
-        return Location(uri.rstrip("/"), None)
-    if scheme in _DATABASES or scheme in _OTHER_SCHEMES:
-        return Location(uri, None)
+        return Location(uri.rstrip("/"))
+    if scheme in _DATABASE_PORTS or scheme in _OTHER_SCHEMES:
+        return Location(uri)
     raise TrackingError(
         f"expected the address of a tracking server, found {redact_uri(uri)}",
         hint="Use http://HOST:PORT, or sqlite:///PATH/mlflow.db for a file",
@@ -89,8 +102,10 @@ def connect(location: Location) -> MlflowClient:
     with tracking_errors(location.uri):
         if is_http(location.uri):
             _probe(location)
-        elif location.folder is not None:
-            _create_sqlite(location, location.folder)
+        elif location.database is not None:
+            _create_sqlite(location, location.database)
+        else:
+            _probe_database(location)
         client = MlflowClient(tracking_uri=location.uri)
         client.search_experiments(max_results=1)
     return client
@@ -132,6 +147,21 @@ def _probe(location: Location) -> None:
         raise _not_mlflow(location.shown)
 
 
+def _probe_database(location: Location) -> None:
+    """See that something listens: MLflow tries a database server for two minutes otherwise."""
+    parts = urlsplit(location.uri)
+    port = parts.port or _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
+    if not parts.hostname or port is None:
+        return
+    try:
+        socket.create_connection((parts.hostname, port), timeout=_PROBE_SECONDS).close()
+    except OSError as error:
+        raise TrackingError(
+            f"the database {location.shown} cannot be reached{_reason(error)}",
+            hint="Check the address and that the server runs",
+        ) from error
+
+
 def _reason(error: BaseException) -> str:
     text = str(error).lower()
     known = {
@@ -162,7 +192,7 @@ def _not_mlflow(shown: str) -> TrackingError:
 # --- the embedded store -------------------------------------------------------------------------
 
 
-def _create_sqlite(location: Location, folder: Path) -> None:
+def _create_sqlite(location: Location, database: Path) -> None:
     """Create the database and its tables, one process at a time.
 
     Processes that create the tables at once make each other crash. The lock is held also where
@@ -171,28 +201,46 @@ def _create_sqlite(location: Location, folder: Path) -> None:
     from filelock import FileLock, Timeout
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    folder = database.parent
+    lock = FileLock(folder / f".{database.name}.lock", timeout=_LOCK_SECONDS)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".mlflow.db.lock", timeout=_LOCK_SECONDS):
-            SqlAlchemyStore(location.uri, str(folder / "artifacts"))  # type: ignore[no-untyped-call]
+        lock.acquire()
     except Timeout as error:
         raise TrackingError(
             f"another process has been creating {location.shown} for {_LOCK_SECONDS} s",
-            hint=f"If none does, delete {folder / '.mlflow.db.lock'}",
+            hint=f"If none does, delete {lock.lock_file}",
         ) from error
     except OSError as error:
-        if (folder / "mlflow.db").is_file():
+        if database.is_file():
             return  # a store that may only be read needs no creating
         raise OutputError(
             f"cannot write the tracking store in {folder}: {error.strerror or error}",
             hint="Run from a folder that you may write, or use --tracking-uri",
+        ) from error
+    try:
+        _check_sqlite(location, database)
+        SqlAlchemyStore(location.uri, str(location.artifacts))  # type: ignore[no-untyped-call]
+    finally:
+        lock.release()
+
+
+def _check_sqlite(location: Location, database: Path) -> None:
+    """Open the file once: MLflow tries a file that is no database for two minutes."""
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error as error:
+        raise TrackingError(
+            f"cannot open the tracking store {location.shown}: {error}",
+            hint="Move the file away to start a new store; records on disk can be sent again",
         ) from error
 
 
 # --- refusals -----------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def tracking_errors(uri: str) -> Iterator[None]:
     """Tell what MLflow, its server or its database raise as one clear line.
 

@@ -1,0 +1,160 @@
+"""A real ``mlflow server`` on a loopback port, one for the whole test session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+__all__ = ["empty_store", "free_port", "mlflow_server", "proxy", "running_server"]
+
+_START_SECONDS = 90
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_server(folder: Path, *extra: str) -> Iterator[str]:
+    """Start a server whose SQLite file and proxied artifacts lie in ``folder``; stop it after.
+
+    Yields:
+        Its address, for example ``http://127.0.0.1:41357``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), *extra]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    log = folder / "server.log"
+    with open(log, "wb") as output:
+        server = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=folder
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(address, server, log)
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            if requests.get(f"{address}/health", timeout=2).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.1)
+    raise RuntimeError(f"mlflow server did not start:\n{log.read_text(errors='replace')[-4000:]}")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that all tests of the session share."""
+    with running_server(tmp_path_factory.mktemp("mlflow-server")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from prunescope.tracking.store import open_store
+
+    root = tmp_path_factory.mktemp("empty-store")
+    open_store(f"sqlite:///{root / 'mlflow.db'}", root=root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def empty_store(_empty_database: Path, tmp_path: Path) -> Path:
+    """The folder of an embedded store that has no runs: a copy, as creating one takes seconds."""
+    root = tmp_path / "mlruns"
+    root.mkdir()
+    shutil.copy(_empty_database, root / "mlflow.db")
+    return root
+
+
+Answer = tuple[int, bytes]
+"""Status and body."""
+
+
+@contextmanager
+def proxy(
+    target: str | None, rule: Callable[[str, str], Answer | None] = lambda method, path: None
+) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """An HTTP server on a loopback port that passes requests on to ``target``.
+
+    Args:
+        target: address of the real server; None: there is none, and ``rule`` answers everything.
+        rule: is given method and path, and returns an answer of its own, or None to pass it on.
+
+    Yields:
+        Its address, and the list of requests it has seen so far.
+    """
+    seen: list[tuple[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: object) -> None:
+            """Nothing on the tests' stderr."""
+
+        def _serve(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            seen.append((self.command, self.path.partition("?")[0]))
+            status, content = rule(self.command, self.path) or self._pass_on(body)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _pass_on(self, body: bytes) -> Answer:
+            if target is None:
+                return 404, b"nothing here"
+            kept = {
+                k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")
+            }
+            answer = requests.request(
+                self.command, target + self.path, data=body, headers=kept, timeout=30
+            )
+            return answer.status_code, answer.content
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        server.server_close()
