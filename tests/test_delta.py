@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.legacy import legacy_json, legacy_record
 from support.records import broken_record, failed_record, original_record, pruned_record
@@ -31,6 +31,7 @@ def with_accuracies(record: EvalRecord, values: dict[str, float]) -> EvalRecord:
     return record
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(dict.fromkeys(DEFAULT_TASKS, FRACTIONS)),
     st.fixed_dictionaries(dict.fromkeys(DEFAULT_TASKS, FRACTIONS)),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -229,6 +229,7 @@ def test_a_perplexity_of_another_corpus_is_not_passed_off_as_wikitext() -> None:
 # --- Markdown and notes -------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_escaped_text_is_one_cell_that_shows_the_text(text: str) -> None:
     table = f"| a | b |\n| --- | --- |\n| {escape_markdown(text)} | z |\n"
