@@ -111,6 +111,7 @@ def test_one_matrix_is_counted_as_numpy_loops_count_it(
     assert found.zeros == int((~nonzero).sum())
     assert found.parameters == matrix.numel()
     assert found.nonfinite == int((~np.isfinite(matrix.double().numpy())).sum())
+    assert (found.rows, found.columns) == nonzero.shape
     assert found.empty_rows == int((~nonzero.any(axis=1)).sum())
     assert found.empty_columns == int((~nonzero.any(axis=0)).sum())
     for pattern in PATTERNS:
@@ -283,6 +284,7 @@ def test_experts_stacked_in_one_tensor_are_counted_as_matrices() -> None:
     assert together.kind == "down"
     assert together.zeros == sum(tensor.zeros for tensor in apart)
     assert together.empty_columns == sum(t.empty_columns or 0 for t in apart) == 1
+    assert (together.rows, together.columns) == (60, 72)
     assert together.nm_groups["2:4"] == sum(tensor.nm_groups["2:4"] for tensor in apart)
     assert together.blocks is not None
     assert together.blocks.other == sum(t.blocks.other for t in apart if t.blocks)

@@ -20,6 +20,7 @@ __all__ = [
     "Bits",
     "MaskChunk",
     "Words",
+    "bits_set",
     "flat_chunks",
     "matrix_chunks",
     "words_of",
@@ -82,6 +83,11 @@ class MaskChunk:
     """(rows, columns), valid until the next chunk is asked for."""
     nonfinite: int
     """NaN or infinite weights among them."""
+
+
+def bits_set(bits: Bits) -> int:
+    """How many bits are set."""
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
 
 
 def words_of(name: str, tensor: torch.Tensor) -> Words:

@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 
 from prunescope.evaluate.sparsity.blocks import check_block
-from prunescope.evaluate.sparsity.masks import words_of
 from prunescope.evaluate.sparsity.names import HEAD, ModelNames, is_token_embedding
 from prunescope.evaluate.sparsity.patterns import common_pattern
 from prunescope.evaluate.sparsity.structure import Stored, structure_of, zeros_of
@@ -167,7 +166,7 @@ def _run(
         for name, tensor in tensors:
             role = names.role(name, tensor.shape)
             if not role.buffer:
-                stored = Stored(name, _dtype_name(tensor), words_of(name, tensor), role)
+                stored = Stored.of(name, tensor, role)
                 if digests:
                     digests[-1].result()  # at most two tensors are held at once
                 digests.append(pool.submit(_digest, stored.words.array))
@@ -176,10 +175,6 @@ def _run(
                 advance(tensor.nbytes)
     scanned = [_Scanned(t, d.result()) for t, d in zip(found, digests, strict=True)]
     return sorted(scanned, key=lambda entry: entry.tensor.name)
-
-
-def _dtype_name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _digest(array: npt.NDArray[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,15 @@ import torch
 
 from prunescope.errors import ModelError
 from prunescope.evaluate.sparsity.blocks import BlockCounter, add_tiers
-from prunescope.evaluate.sparsity.masks import Bits, Words, flat_chunks, matrix_chunks
+from prunescope.evaluate.sparsity.masks import (
+    Bits,
+    MaskChunk,
+    Words,
+    bits_set,
+    flat_chunks,
+    matrix_chunks,
+    words_of,
+)
 from prunescope.evaluate.sparsity.names import EMBEDDING, TensorRole
 from prunescope.evaluate.sparsity.patterns import count_groups, tightest
 from prunescope.records import BlockTiers, TensorSparsity
@@ -31,6 +40,20 @@ class Stored:
     words: Words
     role: TensorRole
 
+    @classmethod
+    def of(cls, name: str, tensor: torch.Tensor, role: TensorRole) -> Stored:
+        """The tensor ``name``.
+
+        Raises:
+            ModelError: the dtype is not one that zeros can be counted in.
+        """
+        return cls(name, str(tensor.dtype).removeprefix("torch."), words_of(name, tensor), role)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape that it is stored in."""
+        return self.words.array.shape
+
     def matrices(self) -> tuple[npt.NDArray[Any], ...]:
         """The matrices (out, in) of a linear layer or an embedding: one, or one an expert.
 
@@ -42,25 +65,23 @@ class Stored:
         stack = array if array.ndim == 3 else array[None]
         return tuple(matrix.T if role.transposed else matrix for matrix in stack)
 
+    def chunks(self) -> Iterator[MaskChunk]:
+        """The whole mask: of a matrix (out, in), each row padded to a byte, of any other tensor
+        in its stored order."""
+        matrices = self.matrices()
+        if not matrices:
+            yield from flat_chunks(self.words)
+        for matrix in matrices:
+            yield from matrix_chunks(self.words, matrix, 1)
+
 
 def zeros_of(stored: Stored) -> TensorSparsity:
-    """The zeros of a tensor and the hash of its mask, without structure.
-
-    The mask's hash goes over the packed mask (out, in), each row padded to a byte, or over the
-    whole tensor in its stored order where it is no matrix.
-    """
-    words = stored.words
+    """The zeros of a tensor and the hash of its mask, without structure."""
     digest = hashlib.sha256()
     nonzero = nonfinite = 0
-    matrices = stored.matrices()
-    chunks = (
-        (chunk for matrix in matrices for chunk in matrix_chunks(words, matrix, 1))
-        if matrices
-        else flat_chunks(words)
-    )
-    for chunk in chunks:
+    for chunk in stored.chunks():
         digest.update(chunk.bits.data)
-        nonzero += _bits_set(chunk.bits)
+        nonzero += bits_set(chunk.bits)
         nonfinite += chunk.nonfinite
     return _tensor(stored, nonzero, digest.hexdigest(), nonfinite)
 
@@ -88,6 +109,8 @@ def structure_of(stored: Stored, *, block: tuple[int, int], topk: int) -> Tensor
     nonzero = int(tally.histogram @ _SET)
     found = _tensor(stored, nonzero, tally.digest.hexdigest(), tally.nonfinite)
     changes: dict[str, Any] = {
+        "rows": rows,
+        "columns": columns * len(matrices),
         "empty_rows": tally.empty_rows,
         "empty_columns": tally.empty_columns,
     }
@@ -129,7 +152,7 @@ class _Tally:
             self.empty_rows += _empty_rows(chunk.bits)
             used |= np.bitwise_or.reduce(chunk.bits, axis=0)
             self.nonfinite += chunk.nonfinite
-        self.empty_columns += columns - _bits_set(used)
+        self.empty_columns += columns - bits_set(used)
         tiers = counter.result()
         self.blocks = add_tiers(self.blocks, tiers) if self.blocks else tiers
 
@@ -137,10 +160,6 @@ class _Tally:
 def _empty_rows(bits: Bits) -> int:
     words = bits.view(np.uint64) if bits.shape[1] % 8 == 0 else bits
     return len(words) - int(np.count_nonzero(np.bitwise_or.reduce(words, axis=1)))
-
-
-def _bits_set(bits: Bits) -> int:
-    return int(np.bitwise_count(bits).sum(dtype=np.int64))
 
 
 def _tensor(stored: Stored, nonzero: int, mask_sha256: str, nonfinite: int) -> TensorSparsity:

@@ -28,6 +28,7 @@ __all__ = [
     "SAMPLES_COLUMNS",
     "SCHEMA_VERSION",
     "TOKENS_ARRAYS",
+    "Alarm",
     "BlockTiers",
     "Breakage",
     "EvalConfig",
@@ -157,6 +158,8 @@ class Labels(_Frozen):
     """How it was pruned, for example ``wanda`` or ``magnitude``."""
     target_sparsity: float | None = None
     """The sparsity that was aimed at, a fraction from 0 to 1."""
+    pattern: str | None = None
+    """The N:M pattern that the pruned layers are said to have, for example ``2:4``."""
     baseline_run_id: str | None = None
     """MLflow run id of the original that this run is compared with."""
     run_name: str | None = None
@@ -295,6 +298,10 @@ class TensorSparsity(_Frozen):
     pattern: str | None = None
     """The tightest N:M pattern that holds in all groups."""
     blocks: BlockTiers | None = None
+    rows: int | None = None
+    """Rows (output neurons) of a matrix, of all experts together where they are stacked."""
+    columns: int | None = None
+    """Columns (input features) of a matrix, of all experts together where they are stacked."""
     empty_rows: int | None = None
     """Rows (output neurons) that are all zero."""
     empty_columns: int | None = None
@@ -380,6 +387,16 @@ class TaskResult(_Frozen):
         return self.metrics.get(self.primary)
 
 
+class Alarm(_Frozen):
+    """Something about the weights or answers that contradicts what the run is said to be."""
+
+    code: str
+    """``not-pruned``, ``target-missed``, ``pattern-broken``, ``weights-unchanged``,
+    ``answers-unchanged``, ``zeros-outside``, ``nonfinite-weights`` or ``all-zero``."""
+    message: str
+    """One sentence without a full stop, with the figures and the first tensor's name."""
+
+
 class Breakage(_Frozen):
     """Where NaN or infinity was seen first."""
 
@@ -440,6 +457,7 @@ class EvalRecord(_Frozen):
     perplexity: dict[str, PerplexityResult] = Field(default_factory=dict)
     tasks: dict[str, TaskResult] = Field(default_factory=dict)
     broken: tuple[Breakage, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     provenance: Provenance = Provenance()
     error: FailureInfo | None = None
 
