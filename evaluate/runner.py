@@ -126,7 +126,7 @@ def prepare(config: EvalConfig, progress: Progress) -> Prepared:
         planned=planned,
         corpus=corpus,
         protocol=protocol,
-        record_key=_record_key(config, model, protocol, corpus),
+        record_key=_record_key(config, resolved, model, protocol, corpus),
         timings=timings,
     )
 
@@ -223,12 +223,17 @@ def _protocol(
 
 
 def _record_key(
-    config: EvalConfig, model: ModelInfo, protocol: Protocol, corpus: Corpus | None
+    config: EvalConfig,
+    resolved: loading.ResolvedModel,
+    model: ModelInfo,
+    protocol: Protocol,
+    corpus: Corpus | None,
 ) -> str:
     # Batch size, device and package versions move a number by floating-point noise alone.
     return canonical_hash(
         {
             "weights": model.source_sha256,
+            "config": loading.config_sha256(resolved),
             "tokenizer": model.tokenizer_sha256,
             "trust_remote_code": config.trust_remote_code,
             "dtype": protocol.dtype,

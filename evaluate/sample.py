@@ -69,8 +69,8 @@ def prune_magnitude(model: PreTrainedModel, sparsity: float) -> None:
     head = model.get_output_embeddings()
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
-            prune.l1_unstructured(module, "weight", amount=sparsity)
-            prune.remove(module, "weight")
+            prune.l1_unstructured(module, "weight", amount=sparsity)  # type: ignore[no-untyped-call]
+            prune.remove(module, "weight")  # type: ignore[no-untyped-call]
 
 
 def _load_gguf(wheel: Path, cache: Path) -> LoadedModel:

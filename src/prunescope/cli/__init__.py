@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -24,7 +23,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 class _Commands(TyperGroup):
     """Prints a user's mistake as one line and exits with code 2."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own class
         try:
             return super().invoke(ctx)
         except PrunescopeError as error:
@@ -73,15 +72,21 @@ def _main(
 
 
 def _register() -> None:
-    from prunescope.cli import comparison, data, demo, evaluation, listing, sync, ui
+    from prunescope.cli import data
+    from prunescope.cli.comparison import compare_command
+    from prunescope.cli.demo import demo_command
+    from prunescope.cli.evaluation import eval_command, pair_command
+    from prunescope.cli.listing import runs_command
+    from prunescope.cli.sync import sync_command
+    from prunescope.cli.ui import ui_command
 
-    app.command("eval")(evaluation.eval_command)
-    app.command("pair")(evaluation.pair_command)
-    app.command("compare")(comparison.compare_command)
-    app.command("runs")(listing.runs_command)
-    app.command("sync")(sync.sync_command)
-    app.command("demo")(demo.demo_command)
-    app.command("ui")(ui.ui_command)
+    app.command("eval")(eval_command)
+    app.command("pair")(pair_command)
+    app.command("compare")(compare_command)
+    app.command("runs")(runs_command)
+    app.command("sync")(sync_command)
+    app.command("demo")(demo_command)
+    app.command("ui")(ui_command)
     app.add_typer(data.app, name="data")
 
 
