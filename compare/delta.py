@@ -121,7 +121,7 @@ def compare_records(
         groups=tuple(_task_row(n, original, pruned) for n in names if n not in single),
         further=tuple(row for name in names for row in _further_rows(name, original, pruned)),
         protocol_differences=protocol_differences(original, pruned),
-        notes=(*_breakages(original, pruned), *_trust(names, original, pruned)),
+        notes=(*_troubles(original, pruned), *_trust(names, original, pruned)),
         created_at=now or datetime.now().astimezone(),
         original_run=original_run,
         pruned_run=pruned_run,
@@ -268,12 +268,14 @@ def _sparsity_row(label: str, key: str, a: ZeroCount | None, b: ZeroCount | None
 # --- notes --------------------------------------------------------------------------------------
 
 
-def _breakages(original: EvalRecord, pruned: EvalRecord) -> list[str]:
-    return [
-        f"The {side} run is broken: {broken.what} first seen in {broken.where} ({broken.stage})"
-        for side, record in (("original", original), ("pruned", pruned))
-        for broken in record.broken
-    ]
+def _troubles(original: EvalRecord, pruned: EvalRecord) -> list[str]:
+    found = []
+    for side, record in (("original", original), ("pruned", pruned)):
+        for broken in record.broken:
+            place = f"{broken.where} ({broken.stage})"
+            found.append(f"The {side} run is broken: {broken.what} first seen in {place}")
+        found.extend(f"Alarm, {side}: {alarm.message}" for alarm in record.alarms)
+    return found
 
 
 def _trust(names: list[str], original: EvalRecord, pruned: EvalRecord) -> list[str]:

@@ -96,6 +96,7 @@ def _run(record: EvalRecord, run: RunRef | None) -> dict[str, Any]:
         if record.sparsity
         else None,
         "broken": [broken.model_dump(mode="json") for broken in record.broken],
+        "alarms": [alarm.model_dump(mode="json") for alarm in record.alarms],
         "provenance": record.provenance.model_dump(mode="json"),
     }
 

@@ -35,6 +35,7 @@ def run_tables(record: EvalRecord) -> RunTables:
         f"Broken: {broken.what} first seen in {broken.where} ({broken.stage})"
         for broken in record.broken
     ]
+    notes.extend(f"Alarm: {alarm.message}" for alarm in record.alarms)
     if record.status != "finished":
         notes.append(f"The evaluation is {record.status}")
     if record.error is not None:

@@ -14,7 +14,7 @@ from support.records import broken_record, failed_record, original_record, prune
 
 from prunescope.compare.delta import compare_records, delta_metrics, ordered_tasks
 from prunescope.errors import RecordError
-from prunescope.records import DEFAULT_TASKS, EvalRecord, TaskResult
+from prunescope.records import DEFAULT_TASKS, Alarm, EvalRecord, TaskResult
 
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
 FRACTIONS = st.floats(0.001, 1.0)
@@ -208,3 +208,10 @@ def test_the_older_scripts_results_give_the_deltas_it_left_empty() -> None:
         8.838757514953613 / 5.1166839599609375 - 1
     )
     assert any("taken to be equal: task version" in note for note in comparison.notes)
+
+
+def test_alarms_of_either_side_are_notes() -> None:
+    alarm = Alarm(code="not-pruned", message="no linear weight is zero")
+    pruned = pruned_record().model_copy(update={"alarms": (alarm,)})
+    comparison = compare_records(original_record(), pruned)
+    assert "Alarm, pruned: no linear weight is zero" in comparison.notes

@@ -106,7 +106,13 @@ def test_markdown_equals_golden(pair: tuple[str, Comparison]) -> None:
 
 
 def test_json_equals_golden(pair: tuple[str, Comparison]) -> None:
-    check_golden(f"{pair[0]}.json", json_text(pair[1]))
+    report = json.loads(json_text(pair[1]))
+    runs = report.pop("runs")
+    check_golden(f"{pair[0]}.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    for side, record in (("original", pair[1].original), ("pruned", pair[1].pruned)):
+        for part in ("model", "protocol", "provenance", "labels"):
+            expected = getattr(record, part).model_dump(mode="json")
+            assert runs[side][part] == json.loads(json.dumps(expected))
 
 
 def test_note_equals_golden(pair: tuple[str, Comparison]) -> None:
