@@ -8,24 +8,26 @@ nothing but where the rows come from.
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prunescope.errors import DataError, PrunescopeError, TaskError
 from prunescope.evaluate.data.folder import Manifest, read_manifest
-from prunescope.evaluate.data.hub import check_hub, datasets_cache, first_line, hub_error
+from prunescope.evaluate.data.hub import datasets_cache, first_line, hub_error, hub_or_cache
 from prunescope.evaluate.task_files import (
     builtin_files,
     few_shot_split,
     read_task_file,
     scored_split,
+    task_files,
     user_files,
+    wrapper_text,
 )
 from prunescope.records import canonical_hash
 
@@ -96,22 +98,14 @@ def load_tasks(
         DataError: neither hub nor folder, or rows that the folder lacks or that are damaged.
     """
     wanted = list(dict.fromkeys(names))
+    _compile_templates_once()
     with _quiet_lm_eval():
         if data_dir is None:
             loaded = _from_hub(wanted, cache_dir)
-            missing = {}
         else:
-            loaded, missing = _from_folder(wanted, data_dir)
+            loaded = _from_folder(wanted, data_dir, num_fewshot)
         for task in loaded.leaves.values():
             _apply_few_shot(task, num_fewshot, seed)
-    for name, split in missing.items():
-        shots = loaded.leaves[name].get_config("num_fewshot")
-        if shots:
-            raise DataError(
-                f"{name} draws its {shots} few-shot examples from the split {split!r}, "
-                f"which {data_dir} does not have",
-                hint="Pull it from a hub, or use --num-fewshot 0",
-            )
     return loaded
 
 
@@ -161,13 +155,14 @@ def _python_task(name: str, hint: str) -> DataError:
     )
 
 
+def _shots(default: int | None, asked: int | None) -> int:
+    """How many examples lm-eval puts into a prompt; a task's own 0 is never overruled."""
+    return (default if asked is None or default == 0 else asked) or 0
+
+
 def _apply_few_shot(task: Task, num_fewshot: int | None, seed: int) -> None:
     """What ``lm_eval.evaluator.simple_evaluate`` does to every task."""
-    default = task.get_config("num_fewshot")
-    if num_fewshot is not None and default != 0:
-        task.set_config(key="num_fewshot", value=num_fewshot)
-    elif default is None:
-        task.set_config(key="num_fewshot", value=0)
+    task.set_config(key="num_fewshot", value=_shots(task.get_config("num_fewshot"), num_fewshot))
     task.set_fewshot_seed(seed=seed)
 
 
@@ -187,6 +182,16 @@ def _quiet_lm_eval() -> Iterator[None]:
         datasets.disable_progress_bars()
 
 
+def _compile_templates_once() -> None:
+    """lm-eval compiles a task's templates anew for each document, most of its preparation."""
+    from lm_eval import utils
+
+    environment = getattr(utils, "env", None)
+    compiler = getattr(environment, "from_string", None)
+    if compiler is not None and not hasattr(compiler, "cache_info"):
+        setattr(environment, "from_string", lru_cache(maxsize=4096)(compiler))  # noqa: B010
+
+
 # --- where tasks are defined --------------------------------------------------------------------
 
 
@@ -201,16 +206,21 @@ class _Catalogue:
 
 
 def _catalogue(names: Sequence[str]) -> _Catalogue:
-    from lm_eval.tasks import TaskManager
-
     mine = user_files(names)
     files = mine | builtin_files(set(names) - set(mine))
     single = {name: path for name, path in files.items() if "group" not in read_task_file(path)}
-    manager = TaskManager(include_defaults=len(single) < len(names))
+    manager = _manager(include_defaults=len(single) < len(names))
     for name in names:
         if name not in files and name not in manager.task_index:
             raise _unknown(name, manager.all_tasks)
     return _Catalogue(manager, {**mine, **single})
+
+
+@lru_cache(maxsize=2)
+def _manager(*, include_defaults: bool) -> TaskManager:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_defaults=include_defaults)
 
 
 def _unknown(name: str, known: Sequence[str]) -> TaskError:
@@ -221,61 +231,14 @@ def _unknown(name: str, known: Sequence[str]) -> TaskError:
     )
 
 
-def _task_files(names: Iterable[str], catalogue: _Catalogue) -> dict[str, Path]:
-    """Every single task behind the names, groups and tags opened, and its file."""
-    found: dict[str, Path] = {}
-    for name in names:
-        if name in catalogue.files:
-            found |= _open_file(catalogue.files[name], catalogue)
-        else:
-            found |= _open_name(name, catalogue)
-    return found
-
-
-def _open_name(name: str, catalogue: _Catalogue) -> dict[str, Path]:
-    entry = catalogue.manager.task_index.get(name)
-    if entry is None:
-        raise DataError(
-            f"task {name} is defined inside its group, so its rows cannot come from a folder",
-            hint="Leave it out, or run without --data-dir",
-        )
-    if entry.yaml_path is None:
-        return {
-            task: path
-            for member in sorted(entry.tags)
-            for task, path in _open_name(member, catalogue).items()
-        }
-    return _open_file(entry.yaml_path, catalogue)
-
-
-def _open_file(path: Path, catalogue: _Catalogue) -> dict[str, Path]:
-    settings = read_task_file(path)
-    if "group" in settings:
-        return _open_group(settings, catalogue)
-    return {str(settings.get("task") or path.stem): path}
-
-
-def _open_group(settings: Mapping[str, Any], catalogue: _Catalogue) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for member in settings.get("task") or []:
-        if isinstance(member, dict) and isinstance(member.get("task"), list):
-            found |= _open_group(member, catalogue)
-        elif isinstance(member, dict):
-            found |= _open_name(str(member.get("group") or member.get("task")), catalogue)
-        else:
-            found |= _open_name(str(member), catalogue)
-    return found
-
-
 # --- loading ------------------------------------------------------------------------------------
 
 
 def _from_hub(names: Sequence[str], cache_dir: str | None) -> LoadedTasks:
     catalogue = _catalogue(names)
-    if not all(name in catalogue.files and _is_local(catalogue.files[name]) for name in names):
-        check_hub()
     specs = {name: str(catalogue.files.get(name, name)) for name in names}
-    with datasets_cache(cache_dir):
+    local = all(name in catalogue.files and _is_local(catalogue.files[name]) for name in names)
+    with nullcontext() if local else hub_or_cache(), datasets_cache(cache_dir):
         return _load(catalogue.manager, specs, source="hub")
 
 
@@ -284,31 +247,63 @@ def _is_local(path: Path) -> bool:
     return read_task_file(path).get("dataset_path") in _LOCAL_BUILDERS
 
 
-def _from_folder(names: Sequence[str], data_dir: Path) -> tuple[LoadedTasks, dict[str, str]]:
-    """The tasks, and which few-shot split the folder lacks for which of them."""
+def _from_folder(names: Sequence[str], data_dir: Path, num_fewshot: int | None) -> LoadedTasks:
     manifest = read_manifest(data_dir)
     catalogue = _catalogue(names)
-    files = _task_files(names, catalogue)
-    _check_rows(files, manifest, data_dir)
     index = catalogue.manager.task_index
-    missing = {}
-    with tempfile.TemporaryDirectory(prefix="prunescope-tasks-") as directory:
+    files = task_files(names, catalogue.files, index)
+    _check_rows(files, manifest, data_dir)
+    with (
+        tempfile.TemporaryDirectory(prefix="prunescope-tasks-") as directory,
+        _unchanged(index),
+    ):
+        wrappers = {}
         for number, (task, path) in enumerate(files.items()):
-            settings = read_task_file(path)
-            splits = tuple(manifest.splits(task))
-            wrapper = Path(directory, f"{number}.yaml")
-            wrapper.write_text(_wrapper(task, path, settings, data_dir, splits), encoding="utf-8")
-            drawn = few_shot_split(settings)
-            if drawn is not None and drawn not in splits:
-                missing[task] = drawn
+            # A group may overrule how its tasks draw examples: then every split is offered.
+            examples = bool(index) or bool(
+                _shots(read_task_file(path).get("num_fewshot"), num_fewshot)
+            )
+            splits = manifest.splits(task)
+            if examples and not index:
+                _check_examples(task, few_shot_split(read_task_file(path)), splits, data_dir)
+            wrappers[task] = Path(directory, f"{number}.yaml")
+            wrappers[task].write_text(
+                wrapper_text(task, path, folder=data_dir, splits=splits, examples=examples),
+                encoding="utf-8",
+            )
             if task in index:
-                index[task] = replace(index[task], yaml_path=wrapper)
-            files[task] = wrapper
+                index[task] = replace(index[task], yaml_path=wrappers[task])
+        wrapped = {path: str(wrappers[task]) for task, path in files.items()}
         specs = {name: name for name in names}
-        for name, path in catalogue.files.items():
-            opened = _open_file(path, catalogue)
-            specs[name] = str(files[next(iter(opened))]) if path in opened.values() else str(path)
-        return _load(catalogue.manager, specs, source="folder"), missing
+        specs |= {name: wrapped.get(path, str(path)) for name, path in catalogue.files.items()}
+        loaded = _load(catalogue.manager, specs, source="folder")
+    for name, task in loaded.leaves.items() if index else ():
+        if _shots(task.get_config("num_fewshot"), num_fewshot) and task.fewshot_cfg.split is None:
+            drawn = few_shot_split(read_task_file(files[name]))
+            _check_examples(name, drawn, manifest.splits(name), data_dir)
+    return loaded
+
+
+@contextmanager
+def _unchanged(index: dict[str, Any]) -> Iterator[None]:
+    """Give lm-eval's index, which is kept for the next call, its entries back."""
+    before = dict(index)
+    try:
+        yield
+    finally:
+        index.clear()
+        index.update(before)
+
+
+def _check_examples(
+    task: str, drawn: str | None, splits: Mapping[str, Any], data_dir: Path
+) -> None:
+    if drawn is not None and drawn not in splits:
+        raise DataError(
+            f"{task} draws its few-shot examples from the split {drawn!r}, "
+            f"which {data_dir} does not have",
+            hint="Pull it from a hub, or use --num-fewshot 0",
+        )
 
 
 def _check_rows(files: Mapping[str, Path], manifest: Manifest, data_dir: Path) -> None:
@@ -326,36 +321,6 @@ def _check_rows(files: Mapping[str, Path], manifest: Manifest, data_dir: Path) -
             hint="Add them on a machine that reaches a hub: "
             f"`prunescope data pull {data_dir} --tasks {','.join(lacking[:5])}`",
         )
-
-
-def _wrapper(
-    task: str, path: Path, settings: Mapping[str, Any], data_dir: Path, splits: Sequence[str]
-) -> str:
-    """A YAML file that is lm-eval's own but for where the rows come from.
-
-    A split that the folder lacks is unset, else lm-eval would look for it on loading; that the
-    few-shot examples are drawn from the same split is checked by :func:`load_tasks`.
-    """
-    lines = {
-        "include": path,
-        "task": task,
-        "dataset_kwargs": {
-            "prunescope_folder": str(data_dir.resolve()),
-            "prunescope_task": task,
-            "prunescope_splits": list(splits),
-        },
-    }
-    for key in ("training_split", "validation_split", "test_split", "fewshot_split"):
-        if settings.get(key) and settings[key] not in splits:
-            lines[key] = None
-    own = settings.get("fewshot_config") or {}
-    if own.get("split") and own["split"] not in splits:
-        lines["fewshot_config"] = None
-    text = "".join(
-        f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}\n"
-        for key, value in lines.items()
-    )
-    return text + "custom_dataset: !function prunescope.evaluate.data.folder.task_dataset\n"
 
 
 def _load(

@@ -11,7 +11,7 @@ from typing import Any
 
 from prunescope.errors import DataError
 from prunescope.evaluate.data.folder import read_manifest, read_rows
-from prunescope.evaluate.data.hub import check_hub, datasets_cache, hub_error
+from prunescope.evaluate.data.hub import datasets_cache, hub_error, hub_or_cache
 
 __all__ = ["CORPORA", "Corpus", "load_corpus", "raw_rows"]
 
@@ -151,10 +151,9 @@ def hub_rows(name: str, hub: Mapping[str, Any], split: str, cache_dir: str | Non
     Raises:
         DataError: the hub is out of reach, or does not give it.
     """
-    check_hub()
     from datasets import load_dataset
 
-    with datasets_cache(cache_dir):
+    with hub_or_cache(), datasets_cache(cache_dir):
         try:
             return load_dataset(**hub, split=split)
         except Exception as error:  # datasets raises many kinds

