@@ -251,8 +251,7 @@ def _from_folder(names: Sequence[str], data_dir: Path, num_fewshot: int | None) 
     manifest = read_manifest(data_dir)
     catalogue = _catalogue(names)
     index = catalogue.manager.task_index
-    files = task_files(names, catalogue.files, index)
-    _check_rows(files, manifest, data_dir)
+    files = _check_rows(names, catalogue, manifest, data_dir)
     with (
         tempfile.TemporaryDirectory(prefix="prunescope-tasks-") as directory,
         _unchanged(index),
@@ -306,21 +305,30 @@ def _check_examples(
         )
 
 
-def _check_rows(files: Mapping[str, Path], manifest: Manifest, data_dir: Path) -> None:
-    lacking = []
-    for task, path in files.items():
-        settings = read_task_file(path)
-        if "class" in settings:
-            raise _python_task(task, "Leave it out, or run without --data-dir")
-        if scored_split(settings) not in manifest.splits(task):
-            lacking.append(task)
+def _check_rows(
+    names: Sequence[str], catalogue: _Catalogue, manifest: Manifest, data_dir: Path
+) -> dict[str, Path]:
+    """Every single task behind the names and its file, if the folder can give its rows."""
+    found: dict[str, Path] = {}
+    lacking: dict[str, str] = {}
+    for name in names:
+        for task, path in task_files([name], catalogue.files, catalogue.manager.task_index).items():
+            settings = read_task_file(path)
+            if "class" in settings:
+                raise _python_task(task, "Leave it out, or run without --data-dir")
+            if scored_split(settings) not in manifest.splits(task):
+                lacking[task] = name
+            found[task] = path
     if lacking:
-        shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if lacking[5:] else "")
+        shown = ", ".join(list(lacking)[:5])
+        wanted = ",".join(dict.fromkeys(lacking.values()))
+        shown += f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
         raise DataError(
             f"{data_dir} has no rows for {shown}; it has {', '.join(manifest.names) or 'nothing'}",
             hint="Add them on a machine that reaches a hub: "
-            f"`prunescope data pull {data_dir} --tasks {','.join(lacking[:5])}`",
+            f"`prunescope data pull {data_dir} --tasks {wanted}`",
         )
+    return found
 
 
 def _load(
@@ -341,14 +349,17 @@ def _load(
     leaves: dict[str, Task] = {}
     groups: dict[str, Group] = {}
     group_map: dict[str, list[str]] = {}
+    owners: dict[str, str] = {}
     for name, loaded in zip(specs, built, strict=True):
-        twice = [leaf for leaf in loaded["tasks"] if leaf in leaves]
-        if twice:
-            raise TaskError(
-                f"task {twice[0]} is asked for twice, the second time by {name}",
-                hint="Name the task or its group, not both",
-            )
-        leaves |= loaded["tasks"]
-        groups |= loaded.get("groups", {})
-        group_map |= loaded.get("group_map", {})
+        for leaf, task in loaded["tasks"].items():
+            # As in lm-eval: a tag may name a task again, a group may not.
+            owner = name if loaded["groups"] else leaf
+            if owners.setdefault(leaf, owner) != owner:
+                raise TaskError(
+                    f"task {leaf} is asked for twice: by {owners[leaf]} and by {owner}",
+                    hint="Name the task or its group, not both",
+                )
+            leaves.setdefault(leaf, task)
+        groups |= loaded["groups"]
+        group_map |= loaded["group_map"]
     return LoadedTasks(leaves, groups, source, group_map)

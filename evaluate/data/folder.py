@@ -115,19 +115,20 @@ def parse_manifest(path: Path) -> Manifest:
         DataError: it cannot be read, is too new, or names a file outside its folder.
     """
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
-        raise DataError(f"cannot read {path}: {reason}", hint="Pull the folder again") from error
-    if manifest.schema_version > SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has schema {manifest.schema_version}, "
-            f"this prunescope reads up to {SCHEMA_VERSION}",
-            hint="Install a newer prunescope",
-        )
+        raw = json.loads(path.read_bytes())
+        version = raw.get("schema_version", SCHEMA_VERSION) if isinstance(raw, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise DataError(
+                f"{path} has schema {version}, this prunescope reads up to {SCHEMA_VERSION}",
+                hint="Install a newer prunescope",
+            )
+        manifest = Manifest.model_validate(raw, strict=False)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
+        raise DataError(f"cannot read {path}: {reason}", hint=_AGAIN) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {error}", hint=_AGAIN) from error
     for file in manifest.files:
         parts = PurePosixPath(file.path)
         if parts.is_absolute() or ".." in parts.parts:

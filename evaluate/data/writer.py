@@ -111,13 +111,23 @@ def staged_writer(directory: Path) -> Iterator[FolderWriter]:
 
 
 def _existing(directory: Path) -> Manifest:
-    if (directory / MANIFEST).is_file():
-        return parse_manifest(directory / MANIFEST)
+    path = directory / MANIFEST
+    if path.is_file():
+        # A manifest that is no JSON (a full disk, a broken copy) is mended by pulling again.
+        return parse_manifest(path) if _is_json(path) else Manifest()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DataError(
             f"{directory} exists and is not a data folder", hint="Name a new or empty folder"
         )
     return Manifest()
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _publish(directory: Path, staging: Path, before: Manifest, files: Iterable[DataFile]) -> None:
