@@ -268,8 +268,9 @@ class _Search:
 
 def _base_address(base: str, folder: Path, revision: Any) -> str:
     """A path that the adapter's folder or the working directory makes right, or a hub id."""
-    if (folder / Path(base).expanduser()).exists():
-        return str(folder / Path(base).expanduser())
+    beside = folder / Path(base).expanduser()
+    if beside.exists() or (_is_local(base) and not Path(base).expanduser().exists()):
+        return str(beside.resolve())
     if Path(base).expanduser().exists() or not revision or "@" in base:
         return base
     return f"{base}@{revision}"

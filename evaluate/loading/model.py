@@ -161,14 +161,16 @@ def _check_complete(resolved: ResolvedModel, info: dict[str, Any], notes: list[s
 def _merge(resolved: ResolvedModel, base: PreTrainedModel) -> PreTrainedModel:
     """base + scale * B @ A for LoRA (Hu et al. 2021, section 4.1), by PEFT's own merge."""
     from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
 
     adapted = PeftModel.from_pretrained(base, str(resolved.path))
-    stored = _adapter_keys(resolved)
-    expected = set(get_peft_model_state_dict(adapted))
-    if not stored & expected or not expected <= stored:
-        absent = sorted(expected - stored) or sorted(expected)
+    # PEFT only warns where names do not match, and leaves those weights as they were.
+    stored = set(load_peft_weights(str(resolved.path), device="cpu"))
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    odd = sorted((expected - stored) | (stored - expected - set(adapted.state_dict())))
+    if odd:
         raise ModelError(
-            f"the adapter {resolved.path} does not fit its base model: it has no {absent[0]}",
+            f"the adapter {resolved.path} does not fit its base model, first at {odd[0]}",
             hint="Check base_model_name_or_path in adapter_config.json",
         )
     if not hasattr(adapted, "merge_and_unload"):
@@ -179,12 +181,6 @@ def _merge(resolved: ResolvedModel, base: PreTrainedModel) -> PreTrainedModel:
         )
     merged: PreTrainedModel = adapted.merge_and_unload()
     return merged
-
-
-def _adapter_keys(resolved: ResolvedModel) -> set[str]:
-    from peft.utils import load_peft_weights
-
-    return set(load_peft_weights(str(resolved.path), device="cpu"))
 
 
 def _check_vocabulary(

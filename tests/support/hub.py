@@ -10,7 +10,8 @@ It answers the routes that ``huggingface_hub`` and ``datasets`` call with the st
         hub.use(monkeypatch, tmp_path / "home")  # or in this very process
 
 Switches: ``hub.delay`` seconds before each answer, ``hub.status`` one status for every answer,
-``hub.gate(id)`` a repository whose files need permission, ``hub.stop()`` nobody listens.
+``hub.page`` a web page instead, ``hub.gate(id)`` a repository whose files need permission,
+``hub.stop()`` nobody listens.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,9 +64,12 @@ class Hub:
     """Seconds before each answer."""
     status: int | None = None
     """The status of every answer, for example 404 or 503; None: what the repositories say."""
+    page: str | None = None
+    """An HTML page in place of every answer, as a login portal gives it."""
     url: str = ""
     _server: ThreadingHTTPServer | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
+    _connections: list[socket.socket] = field(default_factory=list)
 
     def add_model(self, repo_id: str, folder: Path, refs: tuple[str, ...] = ("main",)) -> str:
         """Publish a folder as one commit, point ``refs`` at it and return the commit's hash."""
@@ -127,8 +132,11 @@ class Hub:
         monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", str(home / "modules"))
 
     def stop(self) -> None:
-        """Close the port: connections are refused from now on."""
+        """Close the port and what is connected: connections are refused from now on."""
         self._stopped.set()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -192,6 +200,11 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
+    def setup(self) -> None:
+        """Remember the connection, which outlives a request."""
+        super().setup()
+        self.hub._connections.append(self.connection)
+
     def log_message(self, *args: Any) -> None:
         """Stay silent."""
 
@@ -214,6 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.hub.status is not None:
                 self._send_error(self.hub.status, "")
+            elif self.hub.page is not None:
+                self._send_bytes(self.hub.page.encode(), "text/html", {})
             else:
                 self._route(urlsplit(self.path), form)
         except OSError:
@@ -247,7 +262,8 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = [folder / path for path in form.get("paths", [])]
             self._send_json([_entry(folder, path) for path in wanted if path.exists()])
         else:
-            self._send_json(_repository_info(repository, commit))
+            with_sizes = "blobs" in parse_qs(url.query)
+            self._send_json(_repository_info(repository, commit, with_sizes))
 
     def _signed_in(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -341,8 +357,13 @@ def _entry(folder: Path, path: Path) -> dict[str, Any]:
     return entry
 
 
-def _repository_info(repository: _Repository, commit: str) -> dict[str, Any]:
+def _repository_info(repository: _Repository, commit: str, with_sizes: bool) -> dict[str, Any]:
     folder = repository.commits[commit]
+    siblings: list[dict[str, Any]] = []
+    for path in _files(folder):
+        entry = {"rfilename": path.relative_to(folder).as_posix()}
+        size = {"size": path.stat().st_size, "blobId": _content_hash(path)} if with_sizes else {}
+        siblings.append({**entry, **size})
     return {
         "_id": commit[:24],
         "id": repository.id,
@@ -356,5 +377,5 @@ def _repository_info(repository: _Repository, commit: str) -> dict[str, Any]:
         "tags": [],
         "lastModified": "2025-01-01T00:00:00.000Z",
         "createdAt": "2025-01-01T00:00:00.000Z",
-        "siblings": [{"rfilename": path.relative_to(folder).as_posix()} for path in _files(folder)],
+        "siblings": siblings,
     }
