@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from prunescope.compare.comparability import (
     ProtocolDifference,
@@ -19,6 +20,9 @@ from prunescope.compare.comparability import (
 from prunescope.errors import RecordError
 from prunescope.metrics import ACC, PERPLEXITY, SPARSITY, Metric, perplexity_title, task_metric
 from prunescope.records import DEFAULT_TASKS, EvalRecord, RunRef, ZeroCount
+
+if TYPE_CHECKING:
+    from prunescope.compare.analysis import Analysis
 
 __all__ = [
     "Comparison",
@@ -82,6 +86,8 @@ class Comparison:
     created_at: datetime
     original_run: RunRef | None = None
     pruned_run: RunRef | None = None
+    analysis: Analysis | None = None
+    """What the documents and tokens tell, where they were looked at."""
 
 
 def compare_records(

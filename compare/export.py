@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 from prunescope.compare.delta import Comparison, Row, ordered_tasks
@@ -45,6 +46,7 @@ def json_report(comparison: Comparison) -> dict[str, Any]:
             {"setting": d.what, "original": d.original, "pruned": d.pruned}
             for d in comparison.protocol_differences
         ],
+        "statistics": _statistics(comparison),
         "notes": list(comparison.notes),
     }
     safe: dict[str, Any] = _safe(report)
@@ -59,6 +61,17 @@ def json_text(comparison: Comparison) -> str:
 def timestamp(comparison: Comparison) -> str:
     """``YYYYMMDD_HHMMSS``, in the zone of the comparison's time."""
     return comparison.created_at.strftime("%Y%m%d_%H%M%S")
+
+
+def _statistics(comparison: Comparison) -> dict[str, Any] | None:
+    """The analysis field by field, as its data classes name them; null where there is none."""
+    if comparison.analysis is None:
+        return None
+    found = asdict(comparison.analysis)
+    suite = comparison.analysis.suite
+    if suite is not None:
+        found["suite"]["p_value"] = suite.mean.p_value
+    return found
 
 
 def _legacy(record: EvalRecord) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prunescope.compare.delta import Comparison, ordered_tasks
+from prunescope.compare.layout import Table
 from prunescope.compare.markdown import headline
 from prunescope.compare.run_tables import run_tables
 from prunescope.compare.svg import Dumbbell, Line, bar_chart, dumbbell_chart, line_chart
-from prunescope.compare.tables import Table, comparison_tables
+from prunescope.compare.tables import comparison_tables
 from prunescope.records import EvalRecord
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ def html_report(comparison: Comparison) -> str:
         _Section(
             tables.tasks, _tasks_chart(comparison), keys, "Lines are one standard error each way."
         ),
-        *(_Section(table) for table in (tables.groups, tables.further) if table.rows),
     ]
+    if tables.significance is not None:
+        sections.append(_Section(tables.significance))
+    sections.extend(_Section(t) for t in (tables.groups, tables.further) if t.rows)
     layers = _layers_chart([("original", comparison.original), ("pruned", comparison.pruned)])
     if layers:
         empty = Table("Sparsity by Layer", (), ())
         sections.append(_Section(empty, layers, keys, "Linear layers of each decoder block."))
+    sections.extend(_Section(table) for table in tables.details)
     if tables.protocol.rows:
         sections.append(_Section(tables.protocol))
     names = (comparison.pruned.model.name, comparison.original.model.name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 from prunescope.compare.delta import Comparison
+from prunescope.compare.layout import Table
 from prunescope.compare.run_tables import run_tables
-from prunescope.compare.tables import Table, comparison_tables
+from prunescope.compare.tables import comparison_tables
 from prunescope.metrics import format_percent
 from prunescope.records import EvalRecord
 
@@ -63,7 +64,9 @@ def markdown_report(comparison: Comparison) -> str:
         _section(tables.models),
         _section(tables.summary),
         _section(tables.tasks),
+        *([_section(tables.significance)] if tables.significance is not None else []),
         *(_section(t) for t in (tables.groups, tables.further, tables.protocol) if t.rows),
+        *(_section(table) for table in tables.details),
     ]
     remarks = [
         f"- \\[{n}\\] {escape_markdown(reason)}" for n, reason in enumerate(tables.footnotes, 1)
@@ -147,7 +150,8 @@ def _url(url: str) -> str:
 
 def _section(table: Table) -> str:
     body = markdown_table(table) if table.rows else "Nothing was evaluated."
-    return f"## {table.title}\n\n{body}"
+    caption = f"\n\n{escape_markdown(table.caption)}" if table.caption else ""
+    return f"## {escape_markdown(table.title)}\n\n{body}{caption}"
 
 
 _READING = """## How to read this

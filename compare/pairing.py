@@ -80,12 +80,28 @@ class TaskSamples:
         return [row if isinstance(row, dict) else {} for row in read]
 
     @cached_property
+    def _texts(self) -> tuple[list[str], list[list[str]]]:
+        return self.texts("context"), self.texts("choices")
+
+    def text_of(self, row: int) -> tuple[str, tuple[str, ...]]:
+        """A document's context and choices as text."""
+        contexts, choices = self._texts
+        return contexts[row] or "", tuple(choices[row] or ())
+
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        """The names of the first document's fields, read without the others."""
+        first = json.loads(_first_document(self.path) or "{}") if len(self) else {}
+        return tuple(first) if isinstance(first, dict) else ()
+
+    def may_have(self, fields: tuple[str, ...]) -> bool:
+        """Whether the documents have one of the fields, judged by the first."""
+        return any(field in self._fields for field in fields)
+
+    @cached_property
     def clusters(self) -> Ints | None:
         """(n,), the same number for documents that share a passage; None where none do."""
-        if len(self) == 0:
-            return None
-        first = json.loads(_first_document(self.path) or "{}")
-        field = next((f for f in CLUSTER_FIELDS if isinstance(first, dict) and f in first), None)
+        field = next((f for f in CLUSTER_FIELDS if f in self._fields), None)
         if field is None:
             return None
         texts = [str(row.get(field)) for row in self.documents]

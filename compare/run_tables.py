@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from prunescope.compare.delta import ordered_tasks
-from prunescope.compare.tables import Cell, Table, format_duration, model_facts
+from prunescope.compare.layout import Cell, Table
+from prunescope.compare.tables import format_duration, model_facts
 from prunescope.metrics import (
     ACC,
     PERPLEXITY,

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from prunescope.compare.analysis_tables import (
+    analysis_notes,
+    detail_tables,
+    significance_table,
+)
 from prunescope.compare.delta import Comparison, Row
+from prunescope.compare.layout import Cell, Table
 from prunescope.metrics import SPARSITY, Metric, format_percent, format_relative
 from prunescope.records import EvalRecord, RunRef
 
 __all__ = [
-    "Cell",
     "ReportTables",
-    "Table",
     "comparison_tables",
     "degradation",
     "format_bytes",
@@ -24,27 +28,6 @@ __all__ = [
     "model_facts",
     "task_table",
 ]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A piece of text, and whether it tells of something better or worse."""
-
-    text: str
-    better: bool | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under a header: columns of words first, then columns of figures."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    strong: frozenset[int] = frozenset()
-    """Rows that sum up the others."""
-    words: int = 1
-    """How many columns are words; the others are figures, aligned right where it helps."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +45,10 @@ class ReportTables:
     first_footnotes: int
     """How many of the footnotes belong to ``summary``, ``tasks`` and ``groups``."""
     notes: tuple[str, ...]
+    significance: Table | None = None
+    """Whether the differences are real; None where nothing was judged."""
+    details: tuple[Table, ...] = ()
+    """Tables for the long reports: tokens, divergence, where it hurts."""
 
 
 @dataclass
@@ -94,7 +81,9 @@ def comparison_tables(comparison: Comparison) -> ReportTables:
         protocol=_protocol(comparison),
         footnotes=tuple(footnotes.reasons),
         first_footnotes=first,
-        notes=comparison.notes,
+        notes=(*comparison.notes, *analysis_notes(comparison.analysis)),
+        significance=significance_table(comparison.analysis),
+        details=detail_tables(comparison.analysis),
     )
 
 

@@ -11,10 +11,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from prunescope.compare.delta import Comparison
+from prunescope.compare.layout import Cell, Table
 from prunescope.compare.tables import (
-    Cell,
     ReportTables,
-    Table,
     comparison_tables,
     degradation,
     task_table,
@@ -44,6 +43,10 @@ def plain_report(comparison: Comparison) -> str:
     for table in (tables.tasks, tables.groups):
         if table.rows:
             parts.append(_aligned((table.header, *_texts(table))))
+    if tables.significance is not None:
+        table = tables.significance
+        lines = _aligned((table.header, *_texts(table)), least=(0, 0))
+        parts.append([*lines, table.caption])
     if tables.protocol.rows:
         parts.append(_aligned((tables.protocol.header, *_texts(tables.protocol))))
     if remarks := _remarks(tables):
@@ -59,6 +62,9 @@ def terminal_report(comparison: Comparison) -> RenderableType:
     tables = comparison_tables(comparison)
     parts: list[RenderableType] = [_rich_head(comparison, tables)]
     parts.extend(_rich_table(t) for t in (tables.tasks, tables.groups) if t.rows)
+    if tables.significance is not None:
+        caption = Text(tables.significance.caption, style="dim")
+        parts.append(Group(_rich_table(tables.significance), caption))
     if tables.protocol.rows:
         parts.append(_rich_table(tables.protocol))
     if remarks := _remarks(tables):
@@ -100,12 +106,17 @@ def _texts(table: Table) -> list[tuple[str, ...]]:
     return [tuple(cell.text for cell in row) for row in table.rows]
 
 
-def _aligned(rows: tuple[tuple[str, ...], ...]) -> list[str]:
-    """Columns padded to their width in terminal cells (CJK characters take two)."""
+def _aligned(
+    rows: tuple[tuple[str, ...], ...], least: tuple[int, int] = (_FIRST_WIDTH, _WIDTH)
+) -> list[str]:
+    """Columns padded to their width in terminal cells (CJK characters take two).
+
+    ``least`` is the smallest width of the first column and of the others.
+    """
     rows = tuple(tuple(_one_line(text) for text in row) for row in rows)
     columns = range(len(rows[0]))
     widths = [
-        max(_WIDTH if column else _FIRST_WIDTH, *(cell_len(row[column]) + 2 for row in rows))
+        max(least[1] if column else least[0], *(cell_len(row[column]) + 2 for row in rows))
         for column in columns
     ]
     return [
