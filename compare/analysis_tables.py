@@ -114,10 +114,12 @@ def _flip_count(suite: SuiteStatistics, count: int) -> str:
 
 def _significance_caption(suite: SuiteStatistics) -> str:
     methods = {task.method for task in suite.tasks}
+    points = round(100 * suite.margin, 6)
     parts = [
-        "Differences in percentage points with 95 % intervals, paired by document",
+        "Differences in percentage points with 95 % intervals"
+        + (", paired by document" if methods - {"unpaired"} else ""),
         "p is Holm-adjusted over the tasks",
-        f"Same means within {100 * suite.margin:g} points",
+        f"Same means within {points:g} point{'' if points == 1 else 's'}",
         "Detectable is the smallest difference that this many documents would have shown",
     ]
     if "clustered" in methods:

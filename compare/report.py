@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prunescope.compare.delta import Comparison
 from prunescope.compare.export import json_report, json_text, timestamp
+from prunescope.compare.formats import csv_report, latex_report
 from prunescope.compare.html import html_report, run_report_html
 from prunescope.compare.markdown import (
     headline,
@@ -16,14 +18,17 @@ from prunescope.compare.markdown import (
     run_report_markdown,
 )
 from prunescope.compare.terminal import plain_report, plain_table, terminal_report
-from prunescope.errors import OutputError
+from prunescope.errors import OutputError, SettingError
 from prunescope.records import write_file
 
 __all__ = [
+    "FORMATS",
+    "csv_report",
     "headline",
     "html_report",
     "json_report",
     "json_text",
+    "latex_report",
     "markdown_report",
     "plain_report",
     "plain_table",
@@ -35,23 +40,40 @@ __all__ = [
 ]
 
 
-def write_comparison(comparison: Comparison, output_dir: Path) -> dict[str, Path]:
+FORMATS: dict[str, Callable[[Comparison], str]] = {
+    "json": json_text,
+    "md": markdown_report,
+    "html": html_report,
+    "csv": csv_report,
+    "tex": latex_report,
+}
+"""File name suffix -> what writes it."""
+
+
+def write_comparison(
+    comparison: Comparison, output_dir: Path, formats: Sequence[str] = ("json", "md", "html")
+) -> dict[str, Path]:
     """Write ``comparison_YYYYMMDD_HHMMSS`` as ``.json``, ``.md`` and ``.html``.
 
     Earlier files are never overwritten: a second comparison of the same second is called
-    ``comparison_YYYYMMDD_HHMMSS_2``. All three files are written, or none.
+    ``comparison_YYYYMMDD_HHMMSS_2``. All files are written, or none.
+
+    Args:
+        comparison: what to write.
+        output_dir: made where it does not exist.
+        formats: which of :data:`FORMATS`.
 
     Returns:
-        ``json``, ``md`` and ``html`` -> the file.
+        Format -> the file.
 
     Raises:
         OutputError: the folder cannot be made or written.
+        SettingError: a format is not known.
     """
-    texts = {
-        "json": json_text(comparison),
-        "md": markdown_report(comparison),
-        "html": html_report(comparison),
-    }
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        known = ", ".join(FORMATS)
+        raise SettingError(f"unknown report format {', '.join(unknown)}; expected {known}")
+    texts = {name: FORMATS[name](comparison) for name in formats}
     stem = _reserve(output_dir, f"comparison_{timestamp(comparison)}", list(texts))
     paths = {suffix: output_dir / f"{stem}.{suffix}" for suffix in texts}
     try:
