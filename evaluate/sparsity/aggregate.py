@@ -12,13 +12,24 @@ from prunescope.evaluate.sparsity.patterns import PATTERNS, GroupCounts
 from prunescope.records import BlockTiers, LayerSparsity, SparsityResult, TensorSparsity, ZeroCount
 
 __all__ = [
+    "KIND_ORDER",
+    "TIERS",
     "LayerSpread",
     "Part",
+    "block_count",
     "differing_shapes",
     "layer_spread",
     "linear_tensors",
+    "order_kinds",
     "parts_by",
+    "tier_title",
 ]
+
+KIND_ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down", "router")
+"""Module kinds in the order of a decoder block; others follow."""
+
+TIERS = ("empty", "at_most_topk", "two_four", "dense", "other")
+"""The tiers of :class:`~prunescope.records.BlockTiers`, in the order in which they are tried."""
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -139,3 +150,18 @@ def _differ(blocks: list[list[int]]) -> bool:
 
 def _fraction(layer: LayerSparsity) -> float:
     return ZeroCount(zeros=layer.zeros, parameters=layer.parameters).fraction
+
+
+def order_kinds(kinds: set[str]) -> list[str]:
+    """Module kinds in the order of :data:`KIND_ORDER`, unknown ones after them by name."""
+    return [k for k in KIND_ORDER if k in kinds] + sorted(kinds - set(KIND_ORDER))
+
+
+def tier_title(tier: str, topk: int) -> str:
+    """What a tier is called in tables and legends."""
+    return {"at_most_topk": f"at most {topk} left", "two_four": "2:4"}.get(tier, tier)
+
+
+def block_count(tiers: BlockTiers) -> int:
+    """All blocks: each is in one tier."""
+    return sum(getattr(tiers, name) for name in TIERS)
