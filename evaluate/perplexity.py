@@ -20,7 +20,7 @@ import torch
 
 from prunescope.errors import SettingError
 from prunescope.evaluate.progress import Progress
-from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory
+from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory, out_of_memory_error
 from prunescope.evaluate.scoring.projection import (
     Head,
     TokenScores,
@@ -151,10 +151,12 @@ def _in_batches(
         try:
             scores = _score_batch(loaded, head, batch.to(loaded.device))
         except (RuntimeError, MemoryError) as error:
-            if len(batch) == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if scores is None:
             free_memory()
+            if len(batch) == 1:
+                raise out_of_memory_error(f"one perplexity window of {batch.shape[1]} tokens")
             size = len(batch) // 2
             progress.say(f"out of memory: perplexity goes on with {size} windows at a time")
             continue

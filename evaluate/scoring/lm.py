@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lm_eval.models.huggingface import HFLM
 
 from prunescope.errors import SettingError, TaskError
-from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory
+from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory, out_of_memory_error
+from prunescope.evaluate.scoring.packed import Score
+from prunescope.evaluate.scoring.prefix_tree import PrefixTreeScorer
 from prunescope.evaluate.scoring.quiet import quiet
+from prunescope.evaluate.scoring.trees import Request
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -25,8 +29,8 @@ PLAIN_BATCH = 16
 Tokens = list[int]
 EncodedRequest = tuple[tuple[str, str] | None, Tokens, Tokens]
 """What lm-eval passes on: (context, continuation) as text, then each as tokens."""
-Score = tuple[float, bool]
-"""Loglikelihood in nats, and whether the continuation is the model's greedy one."""
+ISOLATE_FIRST = 16
+"""Scores that are not finite are first checked on so many requests."""
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -57,7 +61,8 @@ class ScoringLM(HFLM):  # type: ignore[misc]
                 max_length=loaded.max_length,
             )
         self._progress = progress
-        self.scorer_name = "lm-eval-hf"
+        self._trees: PrefixTreeScorer | None = PrefixTreeScorer(loaded, batch_size, self._note)
+        self.scorer_name = "prefix-tree"
         self.tokens_scored = 0
         self.notes: list[str] = []
 
@@ -128,7 +133,35 @@ class ScoringLM(HFLM):  # type: ignore[misc]
         return self._score(requests, lambda _: None)
 
     def _score(self, requests: list[EncodedRequest], done: Callable[[int], None]) -> list[Score]:
+        if self._trees is not None:
+            encoded = [
+                Request.encoded(index, context, continuation, self.max_length)
+                for index, (_, context, continuation) in enumerate(requests)
+            ]
+            before = self._trees.tokens
+            scores = self._trees.score(encoded, done)
+            self.tokens_scored += self._trees.tokens - before
+            if scores is not None:
+                self._isolate_broken(requests, scores)
+                return [scores[index] for index in range(len(requests))]
+            self._trees = None
+            self.scorer_name = "lm-eval-hf"
         return self._score_plainly(requests, done)
+
+    def _isolate_broken(self, requests: list[EncodedRequest], scores: dict[int, Score]) -> None:
+        """Score anew, apart from the others, what is not finite.
+
+        NaN spreads through a packed row, because a weight of 0 times NaN is NaN: a sequence on
+        which the model breaks would take its neighbours with it.
+        """
+        broken = [index for index, score in scores.items() if not math.isfinite(score[0])]
+        for indices in (broken[:ISOLATE_FIRST], broken[ISOLATE_FIRST:]):
+            if not indices:
+                return
+            again = self._score_plainly([requests[i] for i in indices], lambda _: None)
+            scores.update(zip(indices, again, strict=True))
+            if not any(math.isfinite(score[0]) for score in again):
+                return  # the model is broken everywhere: the rest would tell nothing new
 
     def _score_plainly(
         self, requests: list[EncodedRequest], done: Callable[[int], None]
@@ -163,11 +196,13 @@ class ScoringLM(HFLM):  # type: ignore[misc]
             try:
                 answers = run(part)
             except (RuntimeError, MemoryError) as error:
-                if self.batch_size == 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             if answers is None:
                 free_memory()
-                self.batch_size_per_gpu = max(1, min(self.batch_size, len(part)) // 2)
+                if len(part) == 1:
+                    raise out_of_memory_error()
+                self.batch_size_per_gpu = len(part) // 2
                 self._note(f"out of memory: batch size halved to {self.batch_size}")
                 continue
             yield part, answers

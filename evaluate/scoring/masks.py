@@ -64,6 +64,11 @@ class RowInputs:
             "attention_mask": self.attention_mask,
         }
 
+    def masks(self) -> list[Tensor]:
+        """The masks one by one."""
+        mask = self.attention_mask
+        return [*mask.values()] if isinstance(mask, dict) else [mask]
+
 
 def row_inputs(
     layouts: Sequence[Layout], prefix: int, form: MaskForm, device: torch.device, dtype: torch.dtype

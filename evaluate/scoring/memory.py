@@ -6,7 +6,9 @@ import gc
 
 import torch
 
-__all__ = ["free_memory", "is_out_of_memory"]
+from prunescope.errors import SettingError
+
+__all__ = ["free_memory", "is_out_of_memory", "out_of_memory_error"]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -25,3 +27,11 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def out_of_memory_error(what: str = "a single sequence") -> SettingError:
+    """The error for when even ``what`` is too much."""
+    return SettingError(
+        f"out of memory even for {what}",
+        hint="Spread the model with --device-map auto, or use --dtype bfloat16 or a larger device",
+    )

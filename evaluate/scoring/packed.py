@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunescope.evaluate.scoring.masks import MaskForm, row_inputs
+from prunescope.evaluate.scoring.blocks import BlockedAttention, cut_blocks
+from prunescope.evaluate.scoring.masks import MaskForm, RowInputs, row_inputs
 from prunescope.evaluate.scoring.projection import Head, last_hidden_state, score_positions
 from prunescope.evaluate.scoring.trees import Group, Inputs, Layout, Row, lay_out, plan
 
@@ -49,14 +51,16 @@ class PackedEngine:
         self._device = device
         self._dtype: torch.dtype = model.dtype
         self._attention_cost = _attention_cost(model)
+        # Many small attention calls are cheap on a CPU; a GPU would rather pad a few large ones.
+        self._in_blocks = device.type == "cpu" and model.config._attn_implementation == "sdpa"
 
     def score(self, inputs: Inputs, budget: int) -> Iterator[BatchScores]:
         """Scores, a batch of about ``budget`` tokens at a time, longest rows first."""
-        width = min(self._choose_width(inputs, budget), budget)
-        for group in plan(inputs, width):
+        width = budget if self._in_blocks else min(self._choose_width(inputs, budget), budget)
+        for group in plan(inputs, width, sequential=self._in_blocks):
             past = self._compute_prefix(group.prefix)
             prefix_tokens = len(group.prefix)
-            for rows in _batches(group.rows, budget):
+            for rows in _batches(group.rows, 1 if self._in_blocks else budget):
                 scores = self._score_rows(inputs, group, rows, past)
                 tokens = sum(row.size for row in rows) + prefix_tokens
                 prefix_tokens = 0
@@ -99,12 +103,13 @@ class PackedEngine:
         offset = len(group.prefix)
         layouts = [lay_out(inputs, row, offset) for row in rows]
         batch = row_inputs(layouts, offset, self._form, self._device, self._dtype)
-        hidden = last_hidden_state(
-            self._model,
-            **batch.arguments(),
-            past_key_values=_expanded(past, len(rows)),
-            use_cache=past is not None,
-        )
+        with self._attention(layouts[0], offset, batch) if self._in_blocks else nullcontext():
+            hidden = last_hidden_state(
+                self._model,
+                **batch.arguments(),
+                past_key_values=_expanded(past, len(rows)),
+                use_cache=past is not None,
+            )
         width = hidden.shape[1]
         readings = [
             (i * width + reading.node, reading.target, reading.request)
@@ -112,6 +117,9 @@ class PackedEngine:
             for reading in layout.readings
         ]
         return sum_readings(self._head, hidden.flatten(0, 1), readings)
+
+    def _attention(self, layout: Layout, offset: int, batch: RowInputs) -> BlockedAttention:
+        return BlockedAttention(cut_blocks(layout, offset), offset, batch.masks())
 
 
 def sum_readings(
@@ -160,8 +168,11 @@ def _expanded(past: Prefix | None, rows: int) -> Any:
 
 
 def _attention_cost(model: Any) -> float:
-    """Work of looking at one more key, relative to a token's work in the linear layers."""
+    """Work of looking at one more key, relative to a token's work in the linear layers.
+
+    The multiplications alone would give 2; on a CPU a softmax over them makes it 3.
+    """
     text = model.config.get_text_config()
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     body = sum(p.numel() for p in model.base_model.parameters() if id(p) not in embeddings)
-    return 2 * text.num_hidden_layers * text.hidden_size / max(body, 1)
+    return float(3 * text.num_hidden_layers * text.hidden_size / max(body, 1))

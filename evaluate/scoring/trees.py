@@ -15,12 +15,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-__all__ = ["Group", "Inputs", "Layout", "Reading", "Request", "Row", "lay_out", "plan"]
+__all__ = [
+    "Cluster",
+    "Group",
+    "Inputs",
+    "Layout",
+    "Reading",
+    "Request",
+    "Row",
+    "common_length",
+    "find_clusters",
+    "lay_out",
+    "plan",
+]
 
 Tokens = tuple[int, ...]
 
 SHARE_FROM = 64
 """A prefix of fewer tokens is not worth a pass of its own: rows repeat it instead."""
+
+
+UNITS_A_ROW = 4
+"""How finely rows of neighbours are cut: a unit has at most this part of a row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,48 +132,57 @@ class _Unit:
     size: int
 
 
-def plan(inputs: Inputs, width: int) -> list[Group]:
+def plan(inputs: Inputs, width: int, *, sequential: bool = False) -> list[Group]:
     """Groups of rows of about ``width`` tokens; longer only where an input itself is longer.
 
     A unit that does not fit a row is split where its members share least, so that little is
     computed twice; if all of it shares a long prefix and the rest fills more than a row, it
     becomes a group of its own.
+
+    Args:
+        inputs: what is to be scored.
+        width: tokens in a row.
+        sequential: fill each row with neighbours, which share most. Otherwise rows are filled to
+            the brim, so that little is lost when several are padded to one length.
     """
+    unit = width // UNITS_A_ROW if sequential else width
+    pack = _fill if sequential else _pack
     loose: list[_Unit] = []
     groups: list[Group] = []
     stack = [(0, len(inputs))] if len(inputs) else []
     while stack:
         first, last = stack.pop()
         size = inputs.size(first, last, 0)
-        if size <= width or last - first == 1:
+        if size <= unit or last - first == 1:
             loose.append(_Unit(first, last, size))
             continue
         shared = min(inputs.shared[first + 1 : last])
         # What a prefix predicts is not read, so it must end before the first target.
         prefix = min(shared, *inputs.start[first:last])
         if prefix >= SHARE_FROM and size - prefix > width:
-            groups.append(_group(inputs, first, last, prefix, width))
+            units = _units(inputs, first, last, prefix, unit)
+            groups.append(Group(inputs.tokens[first][:prefix], pack(inputs, units, prefix, width)))
         elif prefix >= SHARE_FROM:
             loose.append(_Unit(first, last, size))
         else:
             stack.extend(_split(inputs, first, last, shared))
     if loose:
-        groups.append(Group((), _pack(inputs, loose, 0, width)))
+        groups.append(Group((), pack(inputs, loose, 0, width)))
     return groups
 
 
-def _group(inputs: Inputs, first: int, last: int, prefix: int, width: int) -> Group:
+def _units(inputs: Inputs, first: int, last: int, offset: int, limit: int) -> list[_Unit]:
     units: list[_Unit] = []
     stack = [(first, last)]
     while stack:
         first, last = stack.pop()
-        size = inputs.size(first, last, prefix)
-        if size <= width or last - first == 1:
+        size = inputs.size(first, last, offset)
+        if size <= limit or last - first == 1:
             units.append(_Unit(first, last, size))
         else:
             shared = min(inputs.shared[first + 1 : last])
             stack.extend(_split(inputs, first, last, shared))
-    return Group(inputs.tokens[first][:prefix], _pack(inputs, units, prefix, width))
+    return units
 
 
 def _split(inputs: Inputs, first: int, last: int, shared: int) -> Iterator[tuple[int, int]]:
@@ -188,6 +213,24 @@ def _pack(inputs: Inputs, units: list[_Unit], offset: int, width: int) -> tuple[
             rows.append([unit])
         if room > needed:
             insort(open_rows, (room - needed, row))
+    packed = [_row(inputs, row, offset) for row in rows]
+    return tuple(sorted(packed, key=lambda row: (-row.size, row.members)))
+
+
+def _fill(inputs: Inputs, units: list[_Unit], offset: int, width: int) -> tuple[Row, ...]:
+    """Rows of neighbouring units."""
+    rows: list[list[_Unit]] = []
+    size = 0
+    for unit in sorted(units, key=lambda unit: unit.first):
+        shared = max(inputs.shared[unit.first] - offset, 0)
+        neighbour = bool(rows) and rows[-1][-1].last == unit.first
+        added = unit.size - shared if neighbour else unit.size
+        if rows and size + added <= width:
+            rows[-1].append(unit)
+            size += added
+        else:
+            rows.append([unit])
+            size = unit.size
     packed = [_row(inputs, row, offset) for row in rows]
     return tuple(sorted(packed, key=lambda row: (-row.size, row.members)))
 
@@ -252,3 +295,32 @@ def lay_out(inputs: Inputs, row: Row, offset: int) -> Layout:
         before = tokens
     layout.readings.sort(key=lambda reading: reading.node)
     return layout
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Neighbouring inputs that branch off one prefix."""
+
+    prefix: int
+    """Its length; it ends before any target is predicted."""
+    members: tuple[int, ...]
+
+
+def find_clusters(inputs: Inputs) -> list[Cluster]:
+    """Neighbours joined as long as computing their common prefix once saves tokens."""
+    clusters: list[Cluster] = []
+    first, prefix = 0, 0
+    for i in range(len(inputs) + 1):
+        count = i - first
+        if i < len(inputs):
+            longest = min(len(inputs.tokens[i]) - 1, inputs.start[i])
+            joined = min(prefix, inputs.shared[i], longest)
+            # Every member so far repeats what the prefix loses; the new one saves what is left.
+            if count and (count - 1) * (prefix - joined) < joined:
+                prefix = joined
+                continue
+        if count:
+            clusters.append(Cluster(prefix if count > 1 else 0, tuple(range(first, i))))
+        if i < len(inputs):
+            first, prefix = i, longest
+    return clusters

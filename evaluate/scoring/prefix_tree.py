@@ -1,0 +1,154 @@
+"""Score requests by the fastest engine that agrees with the model's ordinary forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import torch
+
+from prunescope.evaluate.scoring.branched import BranchedEngine
+from prunescope.evaluate.scoring.masks import find_mask_form
+from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory, out_of_memory_error
+from prunescope.evaluate.scoring.packed import BatchScores, PackedEngine, Score
+from prunescope.evaluate.scoring.projection import find_head
+from prunescope.evaluate.scoring.selfcheck import pick_sample, reference_scores, worst_excess
+from prunescope.evaluate.scoring.trees import Inputs, Request
+
+if TYPE_CHECKING:
+    from prunescope.evaluate.loading import LoadedModel
+
+__all__ = ["Engine", "PrefixTreeScorer"]
+
+AUTO_BUDGET = {"cpu": 1024, "mps": 4096, "cuda": 32768}
+"""Tokens a batch to begin with. A CPU gains nothing from more; a GPU halves it as needed."""
+PROBE_TOKENS = 8
+RECHECK_FROM = 1.5
+"""Inputs longer by this factor than all that were checked are checked again: a sliding window
+or a change of rotary scaling shows only beyond a length."""
+
+
+class Engine(Protocol):
+    """A way to score inputs."""
+
+    name: str
+
+    def score(self, inputs: Inputs, budget: int) -> Iterator[BatchScores]:
+        """Scores in batches of about ``budget`` tokens."""
+
+
+class PrefixTreeScorer:
+    """Computes shared prefixes once, through an engine that was checked on this model.
+
+    Attributes:
+        tokens: tokens that went through the model for scores, padding not counted.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        batch_size: int | Literal["auto"],
+        say: Callable[[str], None],
+    ) -> None:
+        self._model: Any = loaded.model
+        self._device = torch.device(loaded.device)
+        self._batch_size = batch_size
+        self._budget: int | None = None
+        self._say = say
+        self._engines: list[Engine] | None = None
+        self._checked = 0
+        self.tokens = 0
+
+    def score(
+        self, requests: Sequence[Request], done: Callable[[int], None]
+    ) -> dict[int, Score] | None:
+        """Request index -> score; ``done`` hears how many requests each batch finished.
+
+        Returns:
+            None where no engine agrees with the model: the caller must score some other way.
+        """
+        if not requests:
+            return {}
+        longest = max(len(request.input) for request in requests)
+        if self._engines is None:
+            self._engines = list(self._candidates(requests[0]))
+        if longest > RECHECK_FROM * self._checked:
+            self._check(pick_sample(requests))
+            self._checked = longest
+        if not self._engines:
+            return None
+        return self._run(self._engines[0], requests, done)
+
+    def _candidates(self, request: Request) -> Iterator[Engine]:
+        """Engines by promise, those that cannot work left out."""
+        probe = torch.tensor([request.input[:PROBE_TOKENS]], device=self._device)
+        head = find_head(self._model, probe)
+        if head is None:
+            return
+        form = find_mask_form(self._model.config)
+        if form is not None:
+            yield PackedEngine(self._model, head, form, self._device)
+        yield BranchedEngine(self._model, head, self._device)
+
+    def _check(self, sample: Sequence[Request]) -> None:
+        """Drop engines until the first agrees with the model's ordinary forward pass."""
+        wanted = reference_scores(self._model, sample, self._device) if self._engines else {}
+        tokens = self.tokens
+        while self._engines:
+            engine = self._engines[0]
+            try:
+                found = self._run(engine, sample, lambda _: None)
+            # What a model makes of arguments that it does not know can be any error.
+            except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as e:
+                problem = f"{type(e).__name__}"
+            else:
+                excess = worst_excess(found, wanted, sample, self._model.dtype)
+                if not excess:
+                    self.tokens = tokens
+                    return
+                problem = f"differs by {excess:.3g} nats"
+            self.tokens = tokens
+            del self._engines[0]
+            following = self._engines[0].name if self._engines else "lm-eval's own backend"
+            self._say(
+                f"scoring by {engine.name} does not fit {type(self._model).__name__} "
+                f"({problem}): using {following}"
+            )
+
+    def _run(
+        self, engine: Engine, requests: Sequence[Request], done: Callable[[int], None]
+    ) -> dict[int, Score]:
+        """Scores of all requests; out of memory halves the budget and goes on with the rest."""
+        budget = self._first_budget(requests)
+        scores: dict[int, Score] = {}
+        rest = list(requests)
+        while rest:
+            inputs = Inputs(rest)
+            failed = False
+            try:
+                for batch in engine.score(inputs, budget):
+                    scores.update(batch.scores)
+                    self.tokens += batch.tokens
+                    done(len(batch.scores))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed = True
+            rest = [request for request in rest if request.index not in scores]
+            if failed:
+                free_memory()
+                longest = max(len(request.input) for request in rest)
+                # A few halvings below the longest sequence still make packed rows shorter.
+                if budget <= max(1, longest // 4):
+                    raise out_of_memory_error(f"a sequence of {longest} tokens")
+                budget //= 2
+                self._budget = budget
+                self._say(f"out of memory: scoring goes on with {budget} tokens at a time")
+        return scores
+
+    def _first_budget(self, requests: Sequence[Request]) -> int:
+        if self._batch_size == "auto":
+            start = AUTO_BUDGET.get(self._device.type, AUTO_BUDGET["cuda"])
+        else:
+            start = self._batch_size * max(len(request.input) for request in requests)
+        return start if self._budget is None else min(start, self._budget)
