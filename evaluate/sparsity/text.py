@@ -45,7 +45,7 @@ def sparsity_report(
     if tensors:
         kinds = parts_by(tensors, lambda tensor: tensor.kind or "other")
         kinds = {kind: kinds[kind] for kind in order_kinds(set(kinds))}
-        whole = parts_by(tensors, lambda _: "all linear layers")
+        whole = parts_by(tensors, lambda _: "all")
         parts += ["", _kinds_table(kinds | whole), "", _blocks_table(kinds | whole)]
         parts += ["", _layers_table(result, list(kinds))]
         parts += [*_shape_lines(result)]
@@ -77,7 +77,7 @@ def drift_report(drift: CheckpointDrift, *, first: str, second: str) -> Group:
     kinds = drift.by_kind()
     if kinds:
         rows = {kind: kinds[kind] for kind in order_kinds(set(kinds))}
-        parts += ["", _drift_table("Module", rows | {"all linear layers": drift.total})]
+        parts += ["", _drift_table("Module", rows | {"all": drift.total})]
         parts += [
             "",
             _drift_table("Block", {str(n): overlap for n, overlap in drift.by_layer().items()}),
