@@ -64,6 +64,7 @@ def compare_directories(
     pruned_dir: Path,
     *,
     margin: float = DEFAULT_MARGIN,
+    allow_mismatch: bool = False,
     noise_dir: Path | None = None,
     now: datetime | None = None,
     original_run: RunRef | None = None,
@@ -75,6 +76,7 @@ def compare_directories(
         original_dir: record directory of the original.
         pruned_dir: record directory of the pruned model.
         margin: differences of accuracy below it are of no consequence, a fraction.
+        allow_mismatch: as in :func:`prunescope.compare.delta.compare_records`.
         noise_dir: a second run of the original (other batch size, dtype or seed).
         now: time of the comparison, with its zone; the present local time when None.
         original_run: where the original was tracked, for links.
@@ -87,6 +89,7 @@ def compare_directories(
         read_record(original_dir),
         read_record(pruned_dir),
         now=now,
+        allow_mismatch=allow_mismatch,
         original_run=original_run,
         pruned_run=pruned_run,
     )
@@ -116,7 +119,7 @@ def analyse(
     Raises:
         RecordError: documents or tokens cannot be read.
     """
-    rows = [row for row in comparison.tasks if row.difference is not None]
+    rows = [row for row in comparison.tasks if row.comparable]
     pairs = [(row, paired_task(row.label, original_dir, pruned_dir)) for row in rows]
     found = [(row.key, pair) for row, pair in pairs if pair is not None and len(pair)]
     tokens, notes = _tokens(comparison, original_dir, pruned_dir)
@@ -147,7 +150,7 @@ def _tokens(
 ) -> tuple[tuple[TokenComparison, ...], list[str]]:
     compared, notes = [], []
     for row in comparison.perplexity:
-        if row.difference is None or original_dir is None or pruned_dir is None:
+        if not row.comparable or original_dir is None or pruned_dir is None:
             continue
         a, b = read_tokens(original_dir, row.key), read_tokens(pruned_dir, row.key)
         if a is None or b is None:

@@ -53,6 +53,13 @@ class Row:
     """Key of the metric in the record (``acc``, ``exact_match.strict-match``), or the corpus."""
     original_stderr: float | None = None
     pruned_stderr: float | None = None
+    mismatch: bool = False
+    """Whether the difference was taken though the two figures are not comparable."""
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there is a difference that may be used."""
+        return self.difference is not None and not self.mismatch
 
     @property
     def better(self) -> bool | None:
@@ -95,6 +102,7 @@ def compare_records(
     pruned: EvalRecord,
     *,
     now: datetime | None = None,
+    allow_mismatch: bool = False,
     original_run: RunRef | None = None,
     pruned_run: RunRef | None = None,
 ) -> Comparison:
@@ -104,6 +112,8 @@ def compare_records(
         original: what is compared against.
         pruned: what is judged.
         now: time of the comparison, with its zone; the present local time when None.
+        allow_mismatch: take differences of figures that are not comparable too. Such rows are
+            marked, and used in no average, verdict or logged metric.
         original_run: where the original was tracked, for links.
         pruned_run: where the pruned model was tracked, for links.
 
@@ -112,20 +122,21 @@ def compare_records(
     """
     for side, record in (("original", original), ("pruned", pruned)):
         _require_finished(side, record)
+    rows = _Rows(original, pruned, allow_mismatch)
     names = ordered_tasks(original, pruned)
     single = [name for name in names if not _is_group(name, original, pruned)]
-    tasks = tuple(_task_row(name, original, pruned) for name in single)
+    tasks = tuple(rows.task(name) for name in single)
     average, averaged = _average(tasks)
     return Comparison(
         original=original,
         pruned=pruned,
-        perplexity=_perplexity_rows(original, pruned),
+        perplexity=rows.perplexities(),
         sparsity=_sparsity_rows(original, pruned),
         tasks=tasks,
         average=average,
         averaged=averaged,
-        groups=tuple(_task_row(n, original, pruned) for n in names if n not in single),
-        further=tuple(row for name in names for row in _further_rows(name, original, pruned)),
+        groups=tuple(rows.task(name) for name in names if name not in single),
+        further=tuple(row for name in names for row in rows.further(name)),
         protocol_differences=protocol_differences(original, pruned),
         notes=(*_troubles(original, pruned), *_trust(names, original, pruned)),
         created_at=now or datetime.now().astimezone(),
@@ -146,7 +157,7 @@ def delta_metrics(comparison: Comparison) -> dict[str, float]:
     if comparison.average.difference is not None:
         found["delta/mean_points"] = 100 * comparison.average.difference
     for row in comparison.perplexity:
-        if row.relative is not None:
+        if row.comparable and row.relative is not None:
             found["delta/ppl_ratio"] = 1 + row.relative
             break
     return {name: value for name, value in found.items() if math.isfinite(value)}
@@ -170,17 +181,22 @@ def _row(
     *,
     key: str = "",
     stderr: tuple[float | None, float | None] = (None, None),
+    allow_mismatch: bool = False,
 ) -> Row:
     """Take the difference, unless there is a reason against it or a side is no number."""
     difference = relative = None
-    reason = reason or _no_number(original, pruned)
-    if reason is None and original is not None and pruned is not None:
+    no_number = _no_number(original, pruned)
+    mismatch = reason is not None and no_number is None and allow_mismatch
+    reason = reason or no_number
+    if (reason is None or mismatch) and original is not None and pruned is not None:
         difference = pruned - original
         if original == 0:
-            reason = "a change relative to 0 is not defined"
+            reason = reason or "a change relative to 0 is not defined"
         else:
             relative = difference / original
-    return Row(label, metric, original, pruned, difference, relative, reason, key, *stderr)
+    return Row(
+        label, metric, original, pruned, difference, relative, reason, key, *stderr, mismatch
+    )
 
 
 def _no_number(original: float | None, pruned: float | None) -> str | None:
@@ -193,37 +209,65 @@ def _no_number(original: float | None, pruned: float | None) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _task_row(name: str, original: EvalRecord, pruned: EvalRecord) -> Row:
-    a, b = original.tasks.get(name), pruned.tasks.get(name)
-    key = next(task.primary for task in (a, b) if task is not None)
-    return _metric_row(name, name, key, original, pruned)
+@dataclass(frozen=True)
+class _Rows:
+    """Makes the rows of two records."""
 
+    original: EvalRecord
+    pruned: EvalRecord
+    allow_mismatch: bool
 
-def _further_rows(name: str, original: EvalRecord, pruned: EvalRecord) -> Iterable[Row]:
-    """Rows of the metrics that are primary on neither side."""
-    results = [r.tasks[name] for r in (original, pruned) if name in r.tasks]
-    primary = {result.primary for result in results}
-    for key in dict.fromkeys(key for result in results for key in result.metrics):
-        if key not in primary:
-            _, dot, filter_name = key.partition(".")
-            label = f"{name} ({filter_name})" if dot else name
-            yield _metric_row(label, name, key, original, pruned)
+    def task(self, name: str) -> Row:
+        """The primary metric of a task."""
+        key = next(r.tasks[name].primary for r in self._both() if name in r.tasks)
+        return self._metric(name, name, key)
 
+    def further(self, name: str) -> Iterable[Row]:
+        """The metrics of a task that are primary on neither side."""
+        results = [r.tasks[name] for r in self._both() if name in r.tasks]
+        primary = {result.primary for result in results}
+        for key in dict.fromkeys(key for result in results for key in result.metrics):
+            if key not in primary:
+                _, dot, filter_name = key.partition(".")
+                label = f"{name} ({filter_name})" if dot else name
+                yield self._metric(label, name, key)
 
-def _metric_row(label: str, name: str, key: str, original: EvalRecord, pruned: EvalRecord) -> Row:
-    a, b = original.tasks.get(name), pruned.tasks.get(name)
-    higher = next(
-        (t.higher_is_better[key] for t in (a, b) if t and key in t.higher_is_better), None
-    )
-    return _row(
-        label,
-        task_metric(key, higher),
-        a.metrics.get(key) if a else None,
-        b.metrics.get(key) if b else None,
-        comparable("task", name, original, pruned),
-        key=key,
-        stderr=(a.stderr.get(key) if a else None, b.stderr.get(key) if b else None),
-    )
+    def perplexities(self) -> tuple[Row, ...]:
+        """One row a corpus that either side has."""
+        return tuple(
+            self._perplexity(corpus)
+            for corpus in dict.fromkeys((*self.original.perplexity, *self.pruned.perplexity))
+        )
+
+    def _both(self) -> tuple[EvalRecord, EvalRecord]:
+        return self.original, self.pruned
+
+    def _metric(self, label: str, name: str, key: str) -> Row:
+        a, b = (record.tasks.get(name) for record in self._both())
+        known = [t.higher_is_better[key] for t in (a, b) if t and key in t.higher_is_better]
+        return _row(
+            label,
+            task_metric(key, known[0] if known else None),
+            a.metrics.get(key) if a else None,
+            b.metrics.get(key) if b else None,
+            comparable("task", name, self.original, self.pruned),
+            key=key,
+            stderr=(a.stderr.get(key) if a else None, b.stderr.get(key) if b else None),
+            allow_mismatch=self.allow_mismatch,
+        )
+
+    def _perplexity(self, corpus: str) -> Row:
+        sides = [record.perplexity.get(corpus) for record in self._both()]
+        a, b = (None if side is None else side.perplexity for side in sides)
+        return _row(
+            perplexity_title(corpus, *(side.seqlen for side in sides if side is not None)),
+            PERPLEXITY,
+            a,
+            b,
+            comparable("perplexity", corpus, self.original, self.pruned),
+            key=corpus,
+            allow_mismatch=self.allow_mismatch,
+        )
 
 
 def _average(tasks: tuple[Row, ...]) -> tuple[Row, int]:
@@ -231,24 +275,13 @@ def _average(tasks: tuple[Row, ...]) -> tuple[Row, int]:
     pairs = [
         (row.original, row.pruned)
         for row in tasks
-        if row.difference is not None and row.original is not None and row.pruned is not None
+        if row.comparable and row.original is not None and row.pruned is not None
     ]
     if not pairs:
         reason = "no task is comparable" if tasks else "no task was evaluated"
         return Row("AVERAGE", ACC, None, None, None, None, reason), 0
     means = [math.fsum(side) / len(pairs) for side in zip(*pairs, strict=True)]
     return _row("AVERAGE", ACC, means[0], means[1], None), len(pairs)
-
-
-def _perplexity_rows(original: EvalRecord, pruned: EvalRecord) -> tuple[Row, ...]:
-    rows = []
-    for corpus in dict.fromkeys((*original.perplexity, *pruned.perplexity)):
-        sides = [record.perplexity.get(corpus) for record in (original, pruned)]
-        a, b = (None if side is None else side.perplexity for side in sides)
-        label = perplexity_title(corpus, *(side.seqlen for side in sides if side is not None))
-        reason = comparable("perplexity", corpus, original, pruned)
-        rows.append(_row(label, PERPLEXITY, a, b, reason, key=corpus))
-    return tuple(rows)
 
 
 def _sparsity_rows(original: EvalRecord, pruned: EvalRecord) -> tuple[Row, ...]:

@@ -126,6 +126,7 @@ def _row(row: Row) -> dict[str, Any]:
         "better": row.better,
         "original_stderr": row.original_stderr,
         "pruned_stderr": row.pruned_stderr,
+        "mismatch": row.mismatch,
         "reason": row.reason,
     }
 

@@ -8,15 +8,13 @@ points, and anything else the pruned model's own value (``12.5``, ``0.6``, ``50%
 
 from __future__ import annotations
 
-import json
 import math
 import operator
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from xml.etree import ElementTree
+from typing import Literal
 
 from prunescope.compare.delta import Comparison, Row
 from prunescope.compare.paired_perplexity import Measured
@@ -29,8 +27,6 @@ __all__ = [
     "GateResult",
     "Status",
     "evaluate_gate",
-    "gate_json",
-    "gate_junit",
     "parse_gate",
     "read_gate",
 ]
@@ -244,6 +240,8 @@ def _sparsity_figure(comparison: Comparison, part: str, condition: Condition) ->
 
 
 def _exact(row: Row, condition: Condition) -> _Figure | str:
+    if row.mismatch and condition.scale != "value":
+        return row.reason or "not comparable"
     found = {"value": row.pruned, "points": row.difference, "relative": row.relative}[
         condition.scale
     ]
@@ -307,79 +305,3 @@ def _accuracy_figure(row: Row, estimate: Estimate | None, condition: Condition) 
     scale = 1.0 if condition.scale == "points" or not row.original else row.original
     ends = sorted((estimate.low / scale, estimate.high / scale))
     return _Figure(exact.value, ends[0], ends[1])
-
-
-# --- writing ------------------------------------------------------------------------------------
-
-
-def gate_json(result: GateResult) -> str:
-    """The result as JSON: ``status``, ``exit_code`` and each condition."""
-    conditions = [
-        {
-            "condition": found.condition.text,
-            "status": found.status,
-            "observed": _number(found.observed),
-            "low": _number(found.low),
-            "high": _number(found.high),
-            "bound": _number(asdict(found.condition)["bound"]),
-            "reason": found.reason,
-        }
-        for found in result.conditions
-    ]
-    report: dict[str, Any] = {
-        "status": result.status,
-        "exit_code": result.exit_code,
-        "conditions": conditions,
-    }
-    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def gate_junit(result: GateResult, name: str = "prunescope.gate") -> str:
-    """The result as JUnit XML: a test case a condition; what is inconclusive is an error."""
-    statuses = [found.status for found in result.conditions]
-    suite = ElementTree.Element(
-        "testsuite",
-        name=name,
-        tests=str(len(statuses)),
-        failures=str(statuses.count("fail")),
-        errors=str(statuses.count("inconclusive")),
-    )
-    for found in result.conditions:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=name, name=_xml(found.condition.text)
-        )
-        if found.status != "pass":
-            kind = "failure" if found.status == "fail" else "error"
-            ElementTree.SubElement(case, kind, message=_xml(describe(found)))
-    root = ElementTree.Element("testsuites")
-    root.append(suite)
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def describe(found: ConditionResult) -> str:
-    """A condition's result in a line: ``fail: acc.mean>=-1pt: -10.58 (-16.32 to -4.85)``."""
-    condition = found.condition
-    percent = condition.scale != "value" or condition.name.startswith("sparsity")
-    parts = [f"{found.status}: {condition.text}"]
-    if found.observed is not None:
-        shown = _shown(found.observed, percent)
-        if found.low is not None and found.high is not None:
-            shown += f" ({_shown(found.low, percent)} to {_shown(found.high, percent)})"
-        parts.append(shown)
-    if found.reason is not None:
-        parts.append(found.reason)
-    return ": ".join(parts)
-
-
-def _shown(value: float, percent: bool) -> str:
-    return f"{100 * value:.2f}" if percent else f"{value:.4f}"
-
-
-def _number(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _xml(text: str) -> str:
-    """Text without the control characters that XML forbids."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", " ", text)

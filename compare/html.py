@@ -99,7 +99,7 @@ def _tasks_chart(comparison: Comparison) -> Any:
     rows = [
         Dumbbell(row.label, row.original, row.pruned, row.original_stderr, row.pruned_stderr)
         for row in comparison.tasks
-        if row.difference is not None and row.original is not None and row.pruned is not None
+        if row.comparable and row.original is not None and row.pruned is not None
     ]
     return _markup(dumbbell_chart(rows, "Accuracy of each task, original and pruned"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from prunescope.compare.delta import Comparison
+from prunescope.compare.delta import Comparison, delta_metrics
 from prunescope.compare.layout import Table
 from prunescope.compare.run_tables import run_tables
 from prunescope.compare.tables import comparison_tables
@@ -94,9 +94,9 @@ def headline(comparison: Comparison) -> str:
     points = comparison.average.difference
     if points is not None:
         parts.append(f"{100 * points:+.1f} points mean accuracy".replace("-", "\u2212"))
-    ratio = next((row.relative for row in comparison.perplexity if row.relative is not None), None)
+    ratio = delta_metrics(comparison).get("delta/ppl_ratio")
     if ratio is not None:
-        parts.append(f"perplexity \u00d7{1 + ratio:.2f}")
+        parts.append(f"perplexity \u00d7{ratio:.2f}")
     if comparison.pruned.sparsity is not None:
         share = format_percent(comparison.pruned.sparsity.linear.fraction, 1)
         parts.append(f"{share.removesuffix('%')} % sparse")

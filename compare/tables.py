@@ -98,7 +98,8 @@ def degradation(row: Row) -> str:
     """The increase of a perplexity: ``+3.3665 (+61.52%)``; ``n/a`` where there is none."""
     if row.difference is None:
         return "n/a"
-    return f"{row.metric.format_difference(row.difference)} ({format_relative(row.relative)})"
+    change = f"{row.metric.format_difference(row.difference)} ({format_relative(row.relative)})"
+    return f"{change} !" if row.mismatch else change
 
 
 def format_value(metric: Metric, value: float | None) -> str:
@@ -115,6 +116,8 @@ def _cells(row: Row, footnotes: _Footnotes) -> tuple[Cell, ...]:
         difference = "n/a" if points is None else f"{points:+.{SPARSITY.decimals}f} pt"
     else:
         difference = row.metric.format_difference(row.difference)
+    if row.mismatch:
+        difference += " !"
     relative = format_relative(row.relative)
     if row.relative is None and row.reason is None:
         relative = ""

@@ -116,7 +116,7 @@ def task_statistics(
     Returns:
         None where there is no difference, or nothing to tell its error from.
     """
-    if row.difference is None or row.original is None or row.pruned is None:
+    if not row.comparable or row.original is None or row.pruned is None:
         return None
     flips: Flips | None = None
     estimate = None if pair is None else _paired_estimate(row, pair)
@@ -163,7 +163,7 @@ def suite_statistics(
     Returns:
         None where no task is comparable or has an error estimate.
     """
-    rows = [row for row in comparison.tasks if row.difference is not None]
+    rows = [row for row in comparison.tasks if row.comparable]
     return judge([(row, paired_task(row.label, original_dir, pruned_dir)) for row in rows], margin)
 
 

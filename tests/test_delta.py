@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.legacy import legacy_json, legacy_record
-from support.records import broken_record, failed_record, original_record, pruned_record
+from support.records import (
+    broken_record,
+    failed_record,
+    original_record,
+    other_window_record,
+    pruned_record,
+)
 
 from prunescope.compare.delta import compare_records, delta_metrics, ordered_tasks
 from prunescope.errors import RecordError
@@ -215,3 +221,25 @@ def test_alarms_of_either_side_are_notes() -> None:
     pruned = pruned_record().model_copy(update={"alarms": (alarm,)})
     comparison = compare_records(original_record(), pruned)
     assert "Alarm, pruned: no linear weight is zero" in comparison.notes
+
+
+def test_a_mismatch_is_shown_only_when_asked_for_and_counts_nowhere() -> None:
+    pruned = with_task(other_window_record(), "boolq", version="9.0")
+    refused = compare_records(original_record(), pruned)
+    allowed = compare_records(original_record(), pruned, allow_mismatch=True)
+    row = allowed.tasks[0]
+    assert row.original is not None and row.pruned is not None
+    assert row.difference == row.pruned - row.original
+    assert row.mismatch and not row.comparable
+    assert row.reason == refused.tasks[0].reason == "task version: original 1.0, pruned 9.0"
+    assert allowed.perplexity[0].difference is not None and allowed.perplexity[0].mismatch
+    assert allowed.average == refused.average and allowed.averaged == 6
+    assert delta_metrics(allowed) == delta_metrics(refused)
+    assert "delta/ppl_ratio" not in delta_metrics(allowed)
+
+
+def test_what_is_missing_cannot_be_allowed() -> None:
+    pruned = pruned_record().model_copy(update={"tasks": {}, "perplexity": {}})
+    allowed = compare_records(original_record(), pruned, allow_mismatch=True)
+    assert all(row.difference is None and not row.mismatch for row in allowed.tasks)
+    assert allowed.perplexity[0].difference is None

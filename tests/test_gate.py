@@ -10,18 +10,18 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from support.records import broken_record, original_record, pruned_record, write_example
+from support.records import (
+    broken_record,
+    original_record,
+    other_window_record,
+    pruned_record,
+    write_example,
+)
 
 from prunescope.compare.analysis import compare_directories
 from prunescope.compare.delta import Comparison, compare_records
-from prunescope.compare.gate import (
-    describe,
-    evaluate_gate,
-    gate_json,
-    gate_junit,
-    parse_gate,
-    read_gate,
-)
+from prunescope.compare.gate import evaluate_gate, parse_gate, read_gate
+from prunescope.compare.gate_output import describe, gate_json, gate_junit
 from prunescope.errors import SettingError
 
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
@@ -154,6 +154,11 @@ def test_what_is_not_comparable_is_inconclusive_with_the_reason() -> None:
     (found,) = evaluate_gate(other, parse_gate("acc.boolq>=-2pt")).conditions
     assert found.status == "inconclusive"
     assert found.reason == "task version: original 1.0, pruned 2.0"
+
+
+def test_an_allowed_mismatch_is_still_inconclusive() -> None:
+    other = compare_records(original_record(), other_window_record(), allow_mismatch=True)
+    assert status(other, "ppl<=+90%") == "inconclusive"
 
 
 def test_nan_fails() -> None:

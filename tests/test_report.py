@@ -153,6 +153,16 @@ def test_a_refused_row_shows_no_delta_and_its_reason() -> None:
     assert average.split() == ["AVERAGE", "(0", "of", "7)", "n/a", "n/a", "n/a", "n/a", "[2]"]
 
 
+def test_an_allowed_mismatch_is_marked_with_its_reason() -> None:
+    comparison = compare_records(
+        original_record(), other_window_record(), now=NOW, allow_mismatch=True
+    )
+    for text in (plain_report(comparison), drawn(comparison)):
+        assert re.search(r"PPL Degradation +\+3\.9509 \(\+24\.84%\) ! \[1\]", text)
+        assert "[1] window length: original 32, pruned 64" in text
+    assert "| +3.9509 ! | +24.84% \\[1\\] |" in markdown_report(comparison)
+
+
 def test_colours_follow_the_direction_of_the_metric() -> None:
     text = drawn(PAIRS["pair"](), color=True)
     lines = {line.split()[0]: line for line in text.splitlines() if line.strip()}
