@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.hub import TOKEN, Hub, running_hub, save_dataset
+from support.loading import assert_same_weights, config, load
 from support.models import save_tiny_model, tiny_model
 
 from prunescope.errors import ModelError
 from prunescope.evaluate import loading
 from prunescope.evaluate.progress import SilentProgress
-from prunescope.records import EvalConfig, Stage
+from prunescope.records import Stage
 
 ID = "someone/tiny-llama"
 
@@ -49,15 +50,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield server
 
 
-def config(model: str, **changes: Any) -> EvalConfig:
-    return EvalConfig(model=model, **changes)
-
-
-def load(model: str, **changes: Any) -> loading.LoadedModel:
-    settings = config(model, **changes)
-    return loading.load_model(loading.resolve_model(settings), settings, SilentProgress())
-
-
 def refusal(model: str, **changes: Any) -> str:
     """What finding the model is refused with: one line, and soon."""
     began = time.monotonic()
@@ -67,12 +59,6 @@ def refusal(model: str, **changes: Any) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
-
-
-def assert_same_weights(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> None:
-    found = model.state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def fetched(hub: Hub) -> list[str]:

@@ -11,42 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.loading import assert_same_weights, config, load, refusal, write_gguf
 from support.models import VOCAB_SIZE, prune_magnitude, save_tiny_model, tiny_model, tiny_tokenizer
 
-from prunescope.errors import ModelError, PrunescopeError, SettingError
+from prunescope.errors import ModelError, SettingError
 from prunescope.evaluate import loading
 from prunescope.evaluate.progress import SilentProgress
-from prunescope.records import EvalConfig, Stage
-
-
-def config(model: object, **changes: Any) -> EvalConfig:
-    return EvalConfig(model=str(model), **changes)
-
-
-def load(model: object, **changes: Any) -> loading.LoadedModel:
-    settings = config(model, **changes)
-    return loading.load_model(loading.resolve_model(settings), settings, SilentProgress())
-
-
-def refusal(model: object, kind: type[PrunescopeError] = ModelError, **changes: Any) -> str:
-    """What resolving and loading is refused with: one line."""
-    with pytest.raises(kind) as caught:
-        load(model, **changes)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
-def assert_same_weights(model: torch.nn.Module, expected: dict[str, torch.Tensor]) -> None:
-    found = model.state_dict()
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype, name
-        assert torch.equal(found[name], tensor), name
+from prunescope.records import Stage
 
 
 @pytest.fixture
@@ -162,115 +136,6 @@ def test_progress_ends_at_the_size_of_the_weights(tmp_path: Path) -> None:
     assert progress.total == size
     assert progress.done == pytest.approx(size)
     assert progress.finished
-
-
-# --- GGUF ---------------------------------------------------------------------------------------
-
-
-def rotary_order(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a query or key matrix as llama.cpp orders them for its rotary embedding."""
-    rows, columns = weight.shape
-    pairs = weight.reshape(heads, 2, rows // heads // 2, columns)
-    return pairs.swapaxes(1, 2).reshape(rows, columns)
-
-
-def write_gguf(path: Path, family: str = "llama", dtype: Any = np.float32) -> dict[str, Any]:
-    """Write the tiny Llama with the gguf package and return its weights."""
-    import gguf
-
-    model = tiny_model(family)
-    settings = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(settings.max_position_embeddings)
-    writer.add_embedding_length(settings.hidden_size)
-    writer.add_block_count(settings.num_hidden_layers)
-    writer.add_feed_forward_length(settings.intermediate_size)
-    writer.add_head_count(settings.num_attention_heads)
-    writer.add_head_count_kv(settings.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(settings.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(VOCAB_SIZE)
-    tokenizer = json.loads(tiny_tokenizer().backend_tokenizer.to_str())["model"]
-    tokens = sorted(tokenizer["vocab"], key=tokenizer["vocab"].__getitem__)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
-    writer.add_token_merges([" ".join(pair) for pair in tokenizer["merges"]])
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(1)
-    places = {
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-    }
-    names = {
-        "model.embed_tokens.weight": "token_embd.weight",
-        "model.norm.weight": "output_norm.weight",
-        "lm_head.weight": "output.weight",
-    }
-    for layer in range(settings.num_hidden_layers):
-        for ours, theirs in places.items():
-            names[f"model.layers.{layer}.{ours}.weight"] = f"blk.{layer}.{theirs}.weight"
-    weights = model.state_dict()
-    for name, tensor in weights.items():
-        array = tensor.numpy().astype(dtype if tensor.dim() == 2 else np.float32)
-        if "q_proj" in name:
-            array = rotary_order(array, settings.num_attention_heads)
-        if "k_proj" in name:
-            array = rotary_order(array, settings.num_key_value_heads)
-        writer.add_tensor(names[name], np.ascontiguousarray(array))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return weights
-
-
-def test_gguf_loads_exactly_as_a_plain_float_model(tmp_path: Path) -> None:
-    weights = write_gguf(tmp_path / "tiny.gguf")
-    loaded = load(tmp_path / "tiny.gguf")
-    assert_same_weights(loaded.model, weights)
-    assert not hasattr(loaded.model.config, "quantization_config")
-    assert all(
-        type(m).__module__.startswith(("torch", "transformers.models", "transformers.act"))
-        for m in loaded.model.modules()
-    )
-    text = "The river runs through the old town. 河流"
-    assert loaded.tokenizer(text)["input_ids"] == tiny_tokenizer()(text)["input_ids"]
-    assert loaded.notes[0] == "tiny.gguf (float32) was unpacked to float32"
-
-
-def test_a_half_precision_gguf_gives_the_rounded_weights(tmp_path: Path) -> None:
-    weights = write_gguf(tmp_path / "tiny.gguf", dtype=np.float16)
-    rounded = {k: v.half().float() if v.dim() == 2 else v for k, v in weights.items()}
-    assert_same_weights(load(tmp_path / "tiny.gguf").model, rounded)
-    info = loading.describe_model(
-        loading.resolve_model(config(tmp_path / "tiny.gguf")), None, config(tmp_path)
-    )
-    assert (info.kind, info.stored_dtype, info.dtype) == ("gguf", "float16", "float32")
-
-
-def test_a_truncated_gguf_is_found_before_loading(tmp_path: Path) -> None:
-    path = tmp_path / "tiny.gguf"
-    write_gguf(path)
-    whole = path.read_bytes()
-    for size in (len(whole) - 64, 2000, 20):
-        path.write_bytes(whole[:size])
-        with pytest.raises(ModelError, match=r"tiny\.gguf is truncated"):
-            loading.resolve_model(config(path))
-
-
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.gguf").write_bytes(b"GGML1234")
-    assert "is not a GGUF file" in refusal(tmp_path / "a.gguf")
-    (tmp_path / "b.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 9, 0, 0))
-    assert "GGUF version 9" in refusal(tmp_path / "b.gguf")
 
 
 # --- adapters -----------------------------------------------------------------------------------
@@ -584,15 +449,6 @@ def test_an_adapters_hash_follows_adapter_and_base(adapter: Path) -> None:
     assert loading.source_sha256(loading.resolve_model(config(moved / "adapter"))) == digests[-1]
 
 
-def test_a_ggufs_hash_is_the_files(tmp_path: Path) -> None:
-    import hashlib
-
-    path = tmp_path / "tiny.gguf"
-    write_gguf(path)
-    info = loading.describe_model(loading.resolve_model(config(path)), None, config(path))
-    assert info.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def test_the_configs_hash_follows_the_computation_alone(folder: Path) -> None:
     resolved = loading.resolve_model(config(folder))
     first = loading.config_sha256(resolved)
@@ -721,13 +577,36 @@ def test_missing_weights_are_refused_instead_of_random(folder: Path) -> None:
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     text = refusal(folder)
-    assert "1 weights are missing" in text and "model.layers.1.mlp.up_proj.weight" in text
+    assert "1 weight is missing" in text and "model.layers.1.mlp.up_proj.weight" in text
+
+
+def test_pruning_that_was_not_made_permanent_is_told(folder: Path) -> None:
+    from torch.nn.utils import prune
+
+    model = tiny_model()
+    prune.l1_unstructured(model.model.layers[0].mlp.up_proj, "weight", amount=0.5)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    text = refusal(folder)
+    assert "model.layers.0.mlp.up_proj.weight; the files have" in text
+    assert "torch.nn.utils.prune.remove" in text
+
+
+def test_weights_saved_under_other_names_are_refused_with_one_of_them(folder: Path) -> None:
+    weights = {f"module.{k}": v for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors")
+    assert "the files have module.lm_head.weight instead" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [{"model": {}, "step": 3}, [1], torch.nn.Linear(2, 2)])
+def test_a_bin_file_that_holds_something_else_is_refused(folder: Path, value: Any) -> None:
+    assert str(folder) in refusal(save_bin(folder, value))
 
 
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     edit_json(folder / "config.json", intermediate_size=48)
     text = refusal(folder)
-    assert "shape" in text or "size mismatch" in text
+    assert "6 weights are of another shape than config.json says" in text
+    assert "model.layers.0.mlp.down_proj.weight: (32, 64) instead of (32, 48)" in text
 
 
 def test_weights_that_the_model_does_not_use_are_noted(folder: Path) -> None:
@@ -735,7 +614,7 @@ def test_weights_that_the_model_does_not_use_are_noted(folder: Path) -> None:
     weights["model.layers.1.mlp.extra.weight"] = torch.ones(2)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (note,) = load(folder).notes
-    assert "1 stored tensors are not used" in note and "mlp.extra.weight" in note
+    assert "1 stored tensor is not used" in note and "mlp.extra.weight" in note
 
 
 def test_an_unknown_architecture_is_told(folder: Path) -> None:
@@ -753,7 +632,8 @@ def test_a_model_that_is_no_language_model_is_told(folder: Path) -> None:
 
 def test_a_config_that_makes_no_model_is_told(folder: Path) -> None:
     edit_json(folder / "config.json", num_attention_heads="many")
-    assert str(folder) in refusal(folder)
+    text = refusal(folder)
+    assert f"cannot read the configuration of {folder}" in text and "num_attention_heads" in text
 
 
 # --- code of the checkpoint's own ---------------------------------------------------------------

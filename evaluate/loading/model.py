@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "load_model", "weight_bytes"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,9 @@ def load_model(resolved: ResolvedModel, config: EvalConfig, progress: Progress) 
     with quiet_libraries(), _advancing(progress, total), _explained(resolved, device):
         model = _build(resolved, config, dtype, "auto" if spread else {"": str(device)}, notes)
     progress.finish()
+    places = sorted({str(place) for place in getattr(model, "hf_device_map", {}).values()})
+    if len(places) > 1:
+        notes.append(f"the model was spread over {', '.join(places)}")
     if config.device_map == "auto" and not spread:
         notes.append(f"--device-map auto was not used, because --device {config.device} was given")
     if config.trust_remote_code:
@@ -71,11 +74,19 @@ def load_model(resolved: ResolvedModel, config: EvalConfig, progress: Progress) 
     return LoadedModel(
         model=model.eval(),
         tokenizer=tokenizer,
-        device=model.get_input_embeddings().weight.device if spread else device,
+        device=_entrance(model) if spread else device,
         dtype=dtype,
         max_length=max_sequence_length(model.config, tokenizer),
         notes=tuple(notes),
     )
+
+
+def _entrance(model: PreTrainedModel) -> torch.device:
+    """Where inputs go; hooks carry them to layers that wait in CPU memory (on ``meta``)."""
+    import torch
+
+    device: torch.device = model.get_input_embeddings().weight.device
+    return device if device.type != "meta" else torch.device("cuda:0")
 
 
 def weight_bytes(resolved: ResolvedModel) -> int:
@@ -115,6 +126,7 @@ def _from_pretrained(
         "dtype": dtype,
         "trust_remote_code": config.trust_remote_code,
         "local_files_only": True,
+        "ignore_mismatched_sizes": True,  # told by _check_complete
         "output_loading_info": True,
         "weights_only": True,
     }
@@ -145,17 +157,32 @@ def _unpacked() -> dict[str, Any]:
 def _check_complete(resolved: ResolvedModel, info: dict[str, Any], notes: list[str]) -> None:
     """Refuse a model some of whose weights were left random, which transformers only logs."""
     missing = sorted(info["missing_keys"])
-    mismatched = sorted(str(item[0]) for item in info["mismatched_keys"])
-    if missing or mismatched:
-        what = "are missing" if missing else "have another shape than config.json says"
-        names = missing or mismatched
+    unused = sorted(info["unexpected_keys"])
+    if missing:
+        found = f"; the files have {unused[0]} instead" if unused else ""
         raise ModelError(
-            f"{len(names)} weights {what} in {resolved.path}, first {names[0]}",
+            f"{_count(len(missing), 'weight')} missing in {resolved.path}, first"
+            f" {missing[0]}{found}",
+            hint="Make pruning permanent with torch.nn.utils.prune.remove before saving"
+            if any(name.endswith("weight_orig") for name in unused)
+            else "Check that the weights and config.json belong together",
+        )
+    mismatched = sorted((str(name), *shapes) for name, *shapes in info["mismatched_keys"])
+    if mismatched:
+        name, stored, expected = mismatched[0]
+        raise ModelError(
+            f"{_count(len(mismatched), 'weight')} of another shape than config.json says in"
+            f" {resolved.path}, first {name}: {tuple(stored)} instead of {tuple(expected)}",
             hint="Check that the weights and config.json belong together",
         )
-    unused = sorted(info["unexpected_keys"])
     if unused:
-        notes.append(f"{len(unused)} stored tensors are not used by the model, first {unused[0]}")
+        notes.append(
+            f"{_count(len(unused), 'stored tensor')} not used by the model, first {unused[0]}"
+        )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what} is" if number == 1 else f"{number:,} {what}s are"
 
 
 def _merge(resolved: ResolvedModel, base: PreTrainedModel) -> PreTrainedModel:

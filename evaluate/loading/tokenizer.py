@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prunescope.errors import ModelError
 from prunescope.evaluate.loading.address import parse_hub_id
+from prunescope.evaluate.loading.architecture import causal_lm_config
 from prunescope.evaluate.loading.files import check_weight_file, read_json
 from prunescope.evaluate.loading.hub import fetch_tokenizer
 from prunescope.evaluate.loading.locate import ResolvedModel, nearest_paths
@@ -55,7 +56,9 @@ def load_tokenizer(resolved: ResolvedModel, config: EvalConfig) -> PreTrainedTok
             )
     except Exception as error:
         # Tokenizer files are parsed by many classes (and by code of the checkpoint's own), which
-        # have no common error.
+        # have no common error. They read config.json too, whose faults are better told as such.
+        if source == resolved.path:
+            causal_lm_config(resolved, config)
         raise _unreadable(source, config, error) from error
     if tokenizer.vocab_size == 0:
         raise ModelError(f"the tokenizer in {source} has no vocabulary", hint=_TOKENIZER_HINT)
