@@ -201,19 +201,23 @@ class _Catalogue:
 
     manager: TaskManager
     """Its index is empty where every name is a single task whose file was found by its text."""
-    files: Mapping[str, Path]
-    """Name -> the YAML file of a single task."""
+    files: dict[str, Path]
+    """Name -> the YAML file of a single task, or of a group of the user's own."""
+    groups: dict[str, str]
+    """Name -> what a group of the user's own calls itself."""
 
 
 def _catalogue(names: Sequence[str]) -> _Catalogue:
     mine = user_files(names)
     files = mine | builtin_files(set(names) - set(mine))
-    single = {name: path for name, path in files.items() if "group" not in read_task_file(path)}
+    named = {name: read_task_file(path).get("group") for name, path in files.items()}
+    groups = {name: str(named[name]) for name in mine if named[name]}
+    single = {name: path for name, path in files.items() if not named[name]}
     manager = _manager(include_defaults=len(single) < len(names))
     for name in names:
         if name not in files and name not in manager.task_index:
             raise _unknown(name, manager.all_tasks)
-    return _Catalogue(manager, {**mine, **single})
+    return _Catalogue(manager, {**mine, **single}, groups)
 
 
 @lru_cache(maxsize=2)
@@ -236,9 +240,10 @@ def _unknown(name: str, known: Sequence[str]) -> TaskError:
 
 def _from_hub(names: Sequence[str], cache_dir: str | None) -> LoadedTasks:
     catalogue = _catalogue(names)
-    specs = {name: str(catalogue.files.get(name, name)) for name in names}
+    specs = {name: str(catalogue.files.get(name, name)) for name in names} | catalogue.groups
     local = all(name in catalogue.files and _is_local(catalogue.files[name]) for name in names)
-    with nullcontext() if local else hub_or_cache(), datasets_cache(cache_dir):
+    hub = nullcontext() if local else hub_or_cache()
+    with hub, datasets_cache(cache_dir), _own_groups(catalogue):
         return _load(catalogue.manager, specs, source="hub")
 
 
@@ -254,7 +259,7 @@ def _from_folder(names: Sequence[str], data_dir: Path, num_fewshot: int | None) 
     files = _check_rows(names, catalogue, manifest, data_dir)
     with (
         tempfile.TemporaryDirectory(prefix="prunescope-tasks-") as directory,
-        _unchanged(index),
+        _own_groups(catalogue),
     ):
         wrappers = {}
         for number, (task, path) in enumerate(files.items()):
@@ -273,8 +278,8 @@ def _from_folder(names: Sequence[str], data_dir: Path, num_fewshot: int | None) 
             if task in index:
                 index[task] = replace(index[task], yaml_path=wrappers[task])
         wrapped = {path: str(wrappers[task]) for task, path in files.items()}
-        specs = {name: name for name in names}
-        specs |= {name: wrapped.get(path, str(path)) for name, path in catalogue.files.items()}
+        specs = {name: name for name in names} | catalogue.groups
+        specs |= {n: wrapped[path] for n, path in catalogue.files.items() if path in wrapped}
         loaded = _load(catalogue.manager, specs, source="folder")
     for name, task in loaded.leaves.items() if index else ():
         if _shots(task.get_config("num_fewshot"), num_fewshot) and task.fewshot_cfg.split is None:
@@ -284,9 +289,17 @@ def _from_folder(names: Sequence[str], data_dir: Path, num_fewshot: int | None) 
 
 
 @contextmanager
-def _unchanged(index: dict[str, Any]) -> Iterator[None]:
-    """Give lm-eval's index, which is kept for the next call, its entries back."""
+def _own_groups(catalogue: _Catalogue) -> Iterator[None]:
+    """Put the user's groups into lm-eval's index, which takes their files for tasks otherwise.
+
+    The index is kept for the next call: afterwards it has its entries back.
+    """
+    index = catalogue.manager.task_index
     before = dict(index)
+    builtin = (entry for entry in before.values() if entry.kind.name == "GROUP")
+    for name, group in catalogue.groups.items():
+        path = catalogue.files[name]
+        index[group] = replace(next(builtin), name=group, yaml_path=path, cfg=None, tags=set())
     try:
         yield
     finally:

@@ -141,7 +141,8 @@ def hub_error(error: Exception, what: str) -> DataError | None:
             f"the hub at {endpoint} does not let you read the data of {what}",
             hint="Ask for access on the data set's page and set HF_TOKEN, or pass --data-dir",
         )
-    if is_offline() and isinstance(error, OSError | DatasetsError | ValueError):
+    uncached = isinstance(error, OSError | DatasetsError) or "find cache" in str(error)
+    if is_offline() and uncached:
         return DataError(
             f"the data of {what} were not downloaded before, and HF_HUB_OFFLINE is set",
             hint="Unset HF_HUB_OFFLINE, or pass --data-dir with a folder made by "
