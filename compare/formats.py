@@ -8,7 +8,7 @@ import re
 
 from prunescope.compare.analysis_tables import significance_table
 from prunescope.compare.delta import Comparison, Row
-from prunescope.compare.layout import Table
+from prunescope.compare.layout import Table, spreadsheet_safe
 from prunescope.compare.tables import comparison_tables
 
 __all__ = ["csv_report", "escape_latex", "latex_report", "latex_table"]
@@ -114,11 +114,11 @@ def csv_report(comparison: Comparison) -> str:
             writer.writerow(
                 [
                     section,
-                    _cell(row.label),
-                    _cell(row.key),
+                    spreadsheet_safe(row.label),
+                    spreadsheet_safe(row.key),
                     *_figures(row),
                     *(judged.get(row.label, _NOTHING) if section == "task" else _NOTHING),
-                    _cell(row.reason or ""),
+                    spreadsheet_safe(row.reason or ""),
                 ]
             )
     return out.getvalue()
@@ -158,7 +158,3 @@ def _judged(comparison: Comparison) -> dict[str, list[str]]:
         ]
         for task in (suite.tasks if suite is not None else ())
     }
-
-
-def _cell(text: str) -> str:
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

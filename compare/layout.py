@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Cell", "Table"]
+__all__ = ["Cell", "Table", "spreadsheet_safe"]
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,8 @@ class Table:
     """How many columns are words; the others are figures, aligned right where it helps."""
     caption: str = ""
     """What a reader needs to know to read it."""
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Text of a CSV cell that no spreadsheet takes for a formula: an apostrophe in front."""
+    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
