@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.server import empty_database as empty_database
 from support.server import empty_store as empty_store
 from support.server import mlflow_server as mlflow_server
 

@@ -255,6 +255,7 @@ def tags(record: EvalRecord, *, nonfinite: Iterable[str] = ()) -> dict[str, str]
         "prunescope.mask_sha256": model.mask_sha256,
         "prunescope.pattern": record.sparsity.pattern if record.sparsity else None,
         "prunescope.broken": _broken(record, nonfinite) or None,
+        "prunescope.alarms": ", ".join(alarm.code for alarm in record.alarms) or None,
         "prunescope.error": _failure(record),
         "mlflow.runColor": run_color(record),
         "mlflow.source.name": provenance.command or "prunescope",
@@ -371,4 +372,5 @@ def headline(record: EvalRecord) -> str:
         parts.append(f"mean accuracy {format_percent(record.mean_accuracy)} over {count} {tasks}")
     if record.broken:
         parts.append("BROKEN: " + _broken(record, ()))
+    parts += [f"ALARM: {alarm.message}" for alarm in record.alarms]
     return redact(" · ".join(parts))

@@ -17,7 +17,17 @@ from pathlib import Path
 import pytest
 import requests
 
-__all__ = ["empty_store", "free_port", "mlflow_server", "proxy", "running_server"]
+from prunescope.tracking.store import Store, open_store
+
+__all__ = [
+    "empty_database",
+    "empty_store",
+    "free_port",
+    "fresh_store",
+    "mlflow_server",
+    "proxy",
+    "running_server",
+]
 
 _START_SECONDS = 90
 
@@ -79,28 +89,35 @@ def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
     """The address of a server that all tests of the session share."""
-    with running_server(tmp_path_factory.mktemp("mlflow-server")) as address:
+    folder = tmp_path_factory.mktemp("mlflow-server")
+    shutil.copy(empty_database, folder / "server.db")
+    with running_server(folder) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
-def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from prunescope.tracking.store import open_store
-
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SQLite file of a store without runs, to be copied: creating one takes seconds."""
     root = tmp_path_factory.mktemp("empty-store")
-    open_store(f"sqlite:///{root / 'mlflow.db'}", root=root)
+    open_store(None, root=root)
     return root / "mlflow.db"
 
 
 @pytest.fixture
-def empty_store(_empty_database: Path, tmp_path: Path) -> Path:
-    """The folder of an embedded store that has no runs: a copy, as creating one takes seconds."""
+def empty_store(empty_database: Path, tmp_path: Path) -> Path:
+    """The folder of an embedded store that has no runs."""
     root = tmp_path / "mlruns"
-    root.mkdir()
-    shutil.copy(_empty_database, root / "mlflow.db")
+    fresh_store(empty_database, root)
     return root
+
+
+def fresh_store(empty_database: Path, root: Path) -> Store:
+    """Copy an empty store into the folder ``root`` and open it."""
+    root.mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_database, root / "mlflow.db")
+    return open_store(f"sqlite:///{root / 'mlflow.db'}", root=root)
 
 
 Answer = tuple[int, bytes]

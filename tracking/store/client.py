@@ -28,6 +28,7 @@ from prunescope.tracking.store.search import (
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 __all__ = ["Store", "open_store"]
@@ -126,15 +127,17 @@ class Store:
         extra_metrics: Mapping[str, float] | None,
     ) -> RunRef:
         fields = encode(record, extra_metrics)
-        run_id = sending.start_run(self._client, fields, target.experiment_id, existing)
-        known = next((run for run in existing if run.info.run_id == run_id), None)
+        run = sending.start_run(self._client, fields, target.experiment_id, existing)
+        run_id = str(run.info.run_id)
+        known = next((one for one in existing if one.info.run_id == run_id), None)
         experiment_id = str(known.info.experiment_id if known else target.experiment_id)
         tags = {_NOTE: self._note(record, run_id, experiment_id, note)}
         if known is not None:
             tags = {**fields.tags, **(tags if note or _NOTE not in known.data.tags else {})}
         sending.log_fields(self._client, run_id, fields, tags)
+        there = sending.artifacts_of(run, self._location.uri)
         with sending.artifact_files(directory, record) as files:
-            sending.send_artifacts(self._client, run_id, files, resume=known is not None)
+            sending.send_artifacts(there, files, resume=known is not None)
         self._client.set_terminated(run_id, fields.status, fields.end_ms)
         if known is None:
             # A retried create_run may have made a second, empty run.
@@ -289,7 +292,7 @@ class Store:
             TrackingError: the store refuses.
         """
         with tracking_errors(self._location.uri):
-            download_directory(self._client, run, into, everything=everything)
+            download_directory(self._artifacts(run), run, into, everything=everything)
         return into
 
     def read_record(self, run: StoredRun) -> EvalRecord:
@@ -300,7 +303,10 @@ class Store:
             TrackingError: the store refuses.
         """
         with tracking_errors(self._location.uri):
-            return download_record(self._client, run)
+            return download_record(self._artifacts(run), run)
+
+    def _artifacts(self, run: StoredRun) -> ArtifactRepository:
+        return sending.artifacts_of(self._client.get_run(run.ref.run_id), self._location.uri)
 
     # --- changing -------------------------------------------------------------------------------
 

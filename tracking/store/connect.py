@@ -272,7 +272,7 @@ def _told(error: Any, shown: str) -> TrackingError:
             f"the database {shown} was made by another version of MLflow",
             hint=f"Back it up, then run: mlflow db upgrade {shown}",
         )
-    if "not valid JSON" in message or "failed to parse" in message.lower():
+    if "not in a valid JSON format" in message or "error code 404 != 200" in message:
         return _not_mlflow(shown)
     return TrackingError(f"the tracking store {shown} failed: {message}")
 

@@ -13,7 +13,7 @@ from prunescope.tracking.runs import StoredRun
 from prunescope.tracking.store.upload import ARTIFACT_PATHS
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 __all__ = ["download_directory", "download_record"]
 
@@ -22,7 +22,7 @@ _FOLDERS = ("samples", "tokens", "plots", "tables")
 
 
 def download_directory(
-    client: MlflowClient, run: StoredRun, into: Path, *, everything: bool
+    store: ArtifactRepository, run: StoredRun, into: Path, *, everything: bool
 ) -> None:
     """Write the artifacts that make a record directory into the folder ``into``.
 
@@ -31,34 +31,34 @@ def download_directory(
     Raises:
         RecordError: the run has no record.
     """
-    listed = client.list_artifacts(run.ref.run_id)
+    listed = store.list_artifacts()
     paths = [entry.path for entry in listed if not entry.is_dir]
     if _RECORD not in paths:
         raise _no_record(run)
     if everything:
         for folder in _FOLDERS:
             if any(entry.is_dir and entry.path == folder for entry in listed):
-                inside = client.list_artifacts(run.ref.run_id, folder)
+                inside = store.list_artifacts(folder)
                 paths += [entry.path for entry in inside if not entry.is_dir]
         paths = [path for path in paths if ARTIFACT_PATHS.fullmatch(path)]
     else:
         paths = [path for path in paths if path in (_RECORD, "sparsity.json")]
     into.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        client.download_artifacts(run.ref.run_id, path, str(into))
+        store.download_artifacts(path, str(into))  # type: ignore[no-untyped-call]
 
 
-def download_record(client: MlflowClient, run: StoredRun) -> EvalRecord:
+def download_record(store: ArtifactRepository, run: StoredRun) -> EvalRecord:
     """The record of a run; its sparsity comes without tensors.
 
     Raises:
         RecordError: the run has none, or it is damaged or too new.
     """
-    listed = client.list_artifacts(run.ref.run_id)
+    listed = store.list_artifacts()
     if not any(entry.path == _RECORD for entry in listed):
         raise _no_record(run)
     with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
-        client.download_artifacts(run.ref.run_id, _RECORD, scratch)
+        store.download_artifacts(_RECORD, scratch)  # type: ignore[no-untyped-call]
         return read_record(Path(scratch))
 
 

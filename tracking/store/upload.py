@@ -19,11 +19,13 @@ from prunescope.tracking.samples import TABLE_PATH, samples_table
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 __all__ = [
     "ARTIFACT_PATHS",
     "artifact_files",
+    "artifacts_of",
     "log_fields",
     "process_tags",
     "record_lock",
@@ -62,14 +64,11 @@ def process_tags() -> dict[str, str]:
 
 def start_run(
     client: MlflowClient, fields: RunFields, experiment_id: str, existing: list[Run]
-) -> str:
+) -> Run:
     """The run to write into: one of ``existing`` that a former attempt left, else a new one.
 
     Of several (a ``create_run`` that was retried after its answer had got lost makes two) the
     most complete stays and the others are deleted.
-
-    Returns:
-        The run's id.
     """
     order = {"FINISHED": 0, "FAILED": 1}
     ranked = sorted(
@@ -83,14 +82,13 @@ def start_run(
     for double in ranked[1:]:
         client.delete_run(double.info.run_id)
     if ranked:
-        return str(ranked[0].info.run_id)
-    run = client.create_run(
+        return ranked[0]
+    return client.create_run(
         experiment_id,
         start_time=fields.start_ms,
         tags={**fields.tags, **process_tags()},
         run_name=fields.name,
     )
-    return str(run.info.run_id)
 
 
 def log_fields(
@@ -155,26 +153,36 @@ def _table(directory: Path, samples: Mapping[str, Path]) -> str:
         ) from error
 
 
-def send_artifacts(client: MlflowClient, run_id: str, files: list[_File], *, resume: bool) -> None:
-    """Store ``files`` as artifacts of the run, then list them to see that they have arrived.
+def artifacts_of(run: Run, tracking_uri: str) -> ArtifactRepository:
+    """Where a run's artifacts lie.
+
+    MlflowClient keeps these by run id alone, and asks for the run again on each call: a second
+    address of the same server would use the first one's.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri)
+
+
+def send_artifacts(store: ArtifactRepository, files: list[_File], *, resume: bool) -> None:
+    """Store ``files`` as artifacts of a run, then list them to see that they have arrived.
 
     An upload that a login page answered looks like one that succeeded.
 
     Args:
-        client: of the store.
-        run_id: the run.
+        store: the run's artifacts.
         files: from :func:`artifact_files`.
         resume: whether some may be there already, which are left alone.
 
     Raises:
         TrackingError: some are not there, or not whole, after all.
     """
-    missing = _missing(client, run_id, files) if resume else files
+    missing = _missing(store, files) if resume else files
     for file in missing:
         folder = str(file.path.parent) if file.path.parent.name else None
-        client.log_artifact(run_id, str(file.local), folder)
+        store.log_artifact(str(file.local), folder)  # type: ignore[no-untyped-call]
     if missing:
-        missing = _missing(client, run_id, files)
+        missing = _missing(store, files)
     if missing:
         names = ", ".join(str(file.path) for file in missing[:3])
         raise TrackingError(
@@ -183,10 +191,10 @@ def send_artifacts(client: MlflowClient, run_id: str, files: list[_File], *, res
         )
 
 
-def _missing(client: MlflowClient, run_id: str, files: list[_File]) -> list[_File]:
+def _missing(store: ArtifactRepository, files: list[_File]) -> list[_File]:
     sizes: dict[str, int | None] = {}
     for folder in dict.fromkeys(file.path.parent for file in files):
-        listed = client.list_artifacts(run_id, str(folder) if folder.name else None)
+        listed = store.list_artifacts(str(folder) if folder.name else None)
         sizes.update({entry.path: entry.file_size for entry in listed if not entry.is_dir})
     # A store that tells no sizes (None) is believed.
     return [
