@@ -15,7 +15,7 @@ from prunescope.records import SparsityResult, TensorSparsity, ZeroCount
 
 __all__ = ["DriftCount", "MaskDrift", "TensorPair", "mask_drift"]
 
-Key = TypeVar("Key", bound=Hashable)
+_Key = TypeVar("_Key", bound=Hashable)
 _NONE = ZeroCount(zeros=0, parameters=0)
 
 
@@ -142,8 +142,8 @@ def _linear(result: SparsityResult) -> dict[str, TensorSparsity]:
     return {t.name: t for t in result.tensors if t.linear and t.tied_to is None}
 
 
-def _group(pairs: Iterable[tuple[Key, TensorPair]]) -> dict[Key, DriftCount]:
-    together: dict[Key, list[TensorPair]] = {}
+def _group(pairs: Iterable[tuple[_Key, TensorPair]]) -> dict[_Key, DriftCount]:
+    together: dict[_Key, list[TensorPair]] = {}
     for key, pair in pairs:
         together.setdefault(key, []).append(pair)
     return {key: _count(members) for key, members in together.items()}

@@ -15,15 +15,15 @@ import torch
 
 from prunescope.errors import ModelError
 
-__all__ = ["iter_model", "iter_tensors", "tensor_names"]
+__all__ = ["CheckpointKind", "iter_model", "iter_tensors", "tensor_names"]
 
-Kind = Literal["safetensors", "bin"]
+CheckpointKind = Literal["safetensors", "bin"]
 
-_REOPEN_BYTES = 64 * 2**20
+_REOPEN_BYTES = 16 * 2**20
 """How much of a mapped shard may be resident before it is mapped afresh."""
 
 
-def iter_tensors(files: Sequence[Path], kind: Kind) -> Iterator[tuple[str, torch.Tensor]]:
+def iter_tensors(files: Sequence[Path], kind: CheckpointKind) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, tensor) of all shards in the order of the names.
 
     The tensors are on the CPU, as stored. A safetensors tensor is a view of the mapped file: it
@@ -42,7 +42,7 @@ def iter_tensors(files: Sequence[Path], kind: Kind) -> Iterator[tuple[str, torch
         yield name, reader.read(place[name], name)
 
 
-def tensor_names(files: Sequence[Path], kind: Kind) -> tuple[str, ...]:
+def tensor_names(files: Sequence[Path], kind: CheckpointKind) -> tuple[str, ...]:
     """The names of all tensors, sorted, from the shards' headers alone.
 
     Raises:
@@ -66,7 +66,7 @@ def iter_model(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, found[name].detach()
 
 
-def _locate(files: Sequence[Path], kind: Kind) -> dict[str, Path]:
+def _locate(files: Sequence[Path], kind: CheckpointKind) -> dict[str, Path]:
     """Tensor name -> shard."""
     if not files:
         raise ModelError(
@@ -140,7 +140,7 @@ def _load_bin(path: Path) -> Mapping[str, torch.Tensor]:
             f"expected nothing but tensors in {path}, found what weights_only refuses to read",
             hint="The file is damaged, or would run code: get it again, best as safetensors",
         ) from error
-    except (OSError, EOFError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a damaged pickle may raise anything
         raise _damaged(path, error) from error
     if not isinstance(content, Mapping):
         raise ModelError(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from support.models import save_tiny_model, tiny_model
 
@@ -61,7 +63,7 @@ def test_names_come_without_the_weights(tmp_path: Path, kind: str) -> None:
 
 def test_tensors_stay_valid_after_later_ones_were_read(tmp_path: Path) -> None:
     # each is larger than what may stay mapped, so that the shard is mapped afresh in between
-    tensors = {f"t{i}": torch.full((2**25,), float(i)) for i in range(2)}
+    tensors = {f"t{i}": torch.full((2**23,), float(i)) for i in range(2)}
     save_file(tensors, tmp_path / "m.safetensors")
     found = dict(iter_tensors([tmp_path / "m.safetensors"], "safetensors"))
     assert [int(found[name][[0, -1]].sum()) for name in sorted(found)] == [0, 2]
@@ -101,6 +103,20 @@ def test_a_damaged_file_is_one_clear_error_that_names_it(
     with pytest.raises(ModelError, match=path.name) as raised:
         list(iter_tensors([path], kind))  # type: ignore[arg-type]
     assert "\n" not in str(raised.value)
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.one_of(st.binary(max_size=64), st.binary(max_size=64).map(lambda b: b"\x80\x02" + b))
+)
+def test_no_bytes_at_all_give_a_traceback(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.bin"
+    path.write_bytes(content)
+    for kind in ("bin", "safetensors"):
+        with pytest.raises(ModelError, match=r"m\.bin"):
+            list(iter_tensors([path], kind))  # type: ignore[arg-type]
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -148,7 +164,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's peak memory")
 def test_streaming_keeps_a_few_tensors_in_memory_and_not_the_file(tmp_path: Path) -> None:
-    size = 2**23  # 32 MB a tensor
+    size = 2**22  # 16 MB a tensor
     path = tmp_path / "m.safetensors"
     save_file({f"t{i:02}": torch.ones(size) for i in range(16)}, path)
     done = subprocess.run(

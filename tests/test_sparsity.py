@@ -291,6 +291,34 @@ def test_experts_stacked_in_one_tensor_are_counted_as_matrices() -> None:
     assert together.blocks.ragged == sum(t.blocks.ragged for t in apart if t.blocks)
 
 
+def test_heads_that_are_gone_are_counted_by_rows_and_in_o_by_columns() -> None:
+    model = tiny_model()  # 4 heads of 8, 2 of them for k and v
+    attention = model.model.layers[1].self_attn
+    with torch.no_grad():
+        attention.q_proj.weight[8:24] = 0.0
+        attention.k_proj.weight[0:8] = 0.0
+        attention.v_proj.weight[4:12] = 0.0  # two halves are no head
+        attention.o_proj.weight[:, 24:32] = -0.0
+    result = measure(iter_model(model), config=model.config.to_dict()).result
+    found = {t.kind: (t.heads, t.empty_heads) for t in result.tensors if t.linear and t.layer == 1}
+    assert [found[kind] for kind in ("q", "k", "v", "o")] == [(4, 2), (2, 1), (2, 0), (4, 1)]
+    assert found["up"] == (None, None)
+
+
+def test_heads_of_a_fused_and_transposed_projection_are_counted() -> None:
+    model = tiny_model("gpt2")
+    with torch.no_grad():
+        model.transformer.h[0].attn.c_attn.weight[:, 40:48] = 0.0
+    result = measure(iter_model(model), config=model.config.to_dict()).result
+    fused = next(t for t in result.tensors if t.kind == "qkv" and t.layer == 0)
+    assert (fused.heads, fused.empty_heads, fused.rows) == (12, 1, 96)
+
+
+def test_without_a_config_heads_are_not_known() -> None:
+    found = one(torch.zeros(32, 32), "model.layers.0.self_attn.q_proj.weight")
+    assert (found.heads, found.empty_heads) == (None, None)
+
+
 # --- whole models ---------------------------------------------------------------------------------
 
 
@@ -329,7 +357,8 @@ def test_hashes_and_counts_do_not_depend_on_shards_order_or_format(tmp_path: Pat
     assert len(list(shards.glob("*.safetensors"))) > 2
     assert _measure_folder(shards) == expected
     assert _measure_folder(pickled, "bin") == expected
-    assert measure(iter_model(prune_magnitude(tiny_model(), 0.4))) == expected
+    model = prune_magnitude(tiny_model(), 0.4)
+    assert measure(iter_model(model), config=model.config.to_dict()) == expected
 
 
 @pytest.mark.parametrize("family", ["opt", "gpt2"])

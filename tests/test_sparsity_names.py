@@ -50,6 +50,10 @@ def test_the_linear_set_is_the_linear_modules_of_the_decoder_blocks(family: str)
     assert {name: r.transposed for name, r in roles.items() if r.linear} == expected
     assert {role.kind for role in roles.values() if role.linear} == KINDS[family]
     assert {role.layer for role in roles.values() if role.linear} == {0, 1}
+    sizes = {role.head_size for role in roles.values() if role.kind in ("q", "k", "v", "qkv", "o")}
+    config = model.config.to_dict()
+    heads = config.get("num_attention_heads") or config["n_head"]
+    assert sizes == {(config.get("hidden_size") or config["n_embd"]) // heads}
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

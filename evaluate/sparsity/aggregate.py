@@ -31,7 +31,7 @@ KIND_ORDER = ("q", "k", "v", "qkv", "o", "gate", "up", "gate_up", "down", "route
 TIERS = ("empty", "at_most_topk", "two_four", "dense", "other")
 """The tiers of :class:`~prunescope.records.BlockTiers`, in the order in which they are tried."""
 
-Key = TypeVar("Key", bound=Hashable)
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Part:
     empty_rows: int = 0
     columns: int = 0
     empty_columns: int = 0
+    heads: int = 0
+    empty_heads: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,10 @@ def linear_tensors(result: SparsityResult) -> list[TensorSparsity]:
 
 
 def parts_by(
-    tensors: Iterable[TensorSparsity], key: Callable[[TensorSparsity], Key]
-) -> dict[Key, Part]:
+    tensors: Iterable[TensorSparsity], key: Callable[[TensorSparsity], _Key]
+) -> dict[_Key, Part]:
     """Add up the tensors that have the same key, in the order of first appearance."""
-    together: dict[Key, list[TensorSparsity]] = {}
+    together: dict[_Key, list[TensorSparsity]] = {}
     for tensor in tensors:
         together.setdefault(key(tensor), []).append(tensor)
     return {name: _part(members) for name, members in together.items()}
@@ -98,6 +100,8 @@ def _part(tensors: list[TensorSparsity]) -> Part:
         empty_rows=sum(tensor.empty_rows or 0 for tensor in tensors),
         columns=sum(tensor.columns or 0 for tensor in tensors),
         empty_columns=sum(tensor.empty_columns or 0 for tensor in tensors),
+        heads=sum(tensor.heads or 0 for tensor in tensors),
+        empty_heads=sum(tensor.empty_heads or 0 for tensor in tensors),
     )
 
 

@@ -11,7 +11,14 @@ from prunescope.evaluate.sparsity.patterns import PATTERNS, PRUNED, holds
 from prunescope.metrics import format_percent
 from prunescope.records import Alarm, EvalRecord, SparsityResult, TensorSparsity
 
-__all__ = ["check_pattern", "find_alarms", "same_answers"]
+__all__ = [
+    "SAME_NATS",
+    "STRAY",
+    "TARGET_TOLERANCE",
+    "check_pattern",
+    "find_alarms",
+    "same_answers",
+]
 
 TARGET_TOLERANCE = 0.01
 """How far sparsity may be from its target: one point."""
@@ -139,7 +146,7 @@ def _against_labels(record: EvalRecord, sparsity: SparsityResult) -> Iterator[Al
 def _pattern_broken(tensors: Sequence[TensorSparsity], pattern: str) -> Iterator[Alarm]:
     # routers are linear layers by definition, but no method prunes them
     linear = [t for t in tensors if t.linear and t.tied_to is None and t.kind != "router"]
-    broken = in_order(tensor for tensor in linear if not holds(tensor, pattern))
+    broken = _in_order(tensor for tensor in linear if not holds(tensor, pattern))
     if broken:
         first = broken[0]
         total = first.nm_total.get(pattern, 0)
@@ -153,7 +160,7 @@ def _pattern_broken(tensors: Sequence[TensorSparsity], pattern: str) -> Iterator
 
 def _whatever_labels(sparsity: SparsityResult) -> Iterator[Alarm]:
     counted = [tensor for tensor in sparsity.tensors if tensor.tied_to is None]
-    nonfinite = in_order(tensor for tensor in counted if tensor.nonfinite)
+    nonfinite = _in_order(tensor for tensor in counted if tensor.nonfinite)
     if nonfinite:
         first = nonfinite[0]
         yield Alarm(
@@ -161,7 +168,7 @@ def _whatever_labels(sparsity: SparsityResult) -> Iterator[Alarm]:
             message=f"{_tensors(len(nonfinite))} NaN or infinity, "
             f"first {first.name} ({first.nonfinite:,} weights)",
         )
-    stray = in_order(tensor for tensor in counted if _has_stray_zeros(tensor))
+    stray = _in_order(tensor for tensor in counted if _has_stray_zeros(tensor))
     if stray:
         first = stray[0]
         share = format_percent(first.zeros / first.parameters)
@@ -185,7 +192,7 @@ def _has_stray_zeros(tensor: TensorSparsity) -> bool:
 
 def _all_zero(sparsity: SparsityResult) -> Iterator[Alarm]:
     blocks = [c.layer for c in sparsity.layers if c.parameters and c.zeros == c.parameters]
-    tensors = in_order(
+    tensors = _in_order(
         tensor
         for tensor in sparsity.tensors
         if tensor.linear
@@ -212,6 +219,6 @@ def _tensors(count: int) -> str:
     return "1 tensor holds" if count == 1 else f"{count} tensors hold"
 
 
-def in_order(tensors: Iterable[TensorSparsity]) -> list[TensorSparsity]:
+def _in_order(tensors: Iterable[TensorSparsity]) -> list[TensorSparsity]:
     """Tensors in the order of the decoder blocks, those outside of them first."""
     return sorted(tensors, key=lambda t: (-1 if t.layer is None else t.layer, t.name))

@@ -14,8 +14,8 @@ from prunescope.evaluate.sparsity.structure import Stored
 
 __all__ = ["CheckpointDrift", "Overlap", "TensorDrift", "measure_drift"]
 
-Key = TypeVar("Key", int, str)
-Tensors = Iterable[tuple[str, torch.Tensor]]
+_Key = TypeVar("_Key", int, str)
+_Tensors = Iterable[tuple[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ class CheckpointDrift:
 
 
 def measure_drift(
-    first: Tensors,
-    second: Tensors,
+    first: _Tensors,
+    second: _Tensors,
     *,
     first_config: Mapping[str, Any] | None = None,
     second_config: Mapping[str, Any] | None = None,
@@ -129,7 +129,7 @@ def _ignore(amount: int) -> None:
     """Nobody listens."""
 
 
-def _linear(tensors: Tensors, names: ModelNames, tell: Callable[[int], None]) -> Iterator[Stored]:
+def _linear(tensors: _Tensors, names: ModelNames, tell: Callable[[int], None]) -> Iterator[Stored]:
     for name, tensor in tensors:
         role = names.role(name, tensor.shape)
         if role.linear:
@@ -165,8 +165,8 @@ def _overlap(one: Stored, two: Stored) -> Overlap:
     return Overlap(one.words.array.size, kept, returned, second_zeros - kept)
 
 
-def _sums(pairs: Iterable[tuple[Key, Overlap]]) -> dict[Key, Overlap]:
-    sums: dict[Key, Overlap] = {}
+def _sums(pairs: Iterable[tuple[_Key, Overlap]]) -> dict[_Key, Overlap]:
+    sums: dict[_Key, Overlap] = {}
     for key, overlap in pairs:
         sums[key] = sums.get(key, Overlap()) + overlap
     return sums

@@ -18,6 +18,7 @@ from prunescope.errors import ModelError
 
 __all__ = [
     "Bits",
+    "Encoding",
     "MaskChunk",
     "Words",
     "bits_set",
@@ -29,7 +30,7 @@ __all__ = [
 Bits = npt.NDArray[np.uint8]
 """Packed non-zero flags, most significant bit first; each row is padded with zeros to a byte."""
 
-CHUNK = 2**18
+_CHUNK = 2**18
 """Weights handled at once: what fits into a processor's cache."""
 
 
@@ -111,7 +112,7 @@ def words_of(name: str, tensor: torch.Tensor) -> Words:
 def flat_chunks(words: Words) -> Iterator[MaskChunk]:
     """The mask of a whole tensor in its stored order, as chunks of one row."""
     flat = words.array.reshape(1, -1)
-    columns = min(CHUNK, flat.shape[1])
+    columns = min(_CHUNK, flat.shape[1])
     buffers = _Buffers(words.encoding, 1, columns)
     for start in range(0, flat.shape[1], max(columns, 1)):
         yield buffers.chunk(flat[:, start : start + columns])
@@ -126,7 +127,7 @@ def matrix_chunks(words: Words, matrix: npt.NDArray[Any], multiple: int) -> Iter
         multiple: each chunk but the last has a multiple of so many rows.
     """
     rows, columns = matrix.shape
-    step = min(max(CHUNK // max(columns, 1) // multiple, 1) * multiple, rows)
+    step = min(max(_CHUNK // max(columns, 1) // multiple, 1) * multiple, rows)
     buffers = _Buffers(words.encoding, step, columns)
     for start in range(0, rows, max(step, 1)):
         yield buffers.chunk(matrix[start : start + step])

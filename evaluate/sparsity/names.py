@@ -61,6 +61,7 @@ _KINDS = {
     "kv_a_proj_with_mqa": "kv_a",
     "kv_b_proj": "kv_b",
 }
+_BY_HEAD = frozenset({"q", "k", "v", "qkv", "o"})
 _OUTPUTS = frozenset({"dense", "out_proj", "c_proj"})
 
 
@@ -75,6 +76,8 @@ class TensorRole:
     """Index of the decoder block."""
     linear: bool = False
     """Whether it is the weight of a linear layer inside a decoder block."""
+    head_size: int | None = None
+    """Rows (of o: columns) that belong to one attention head, where the config tells."""
     transposed: bool = False
     """Whether it is stored (in, out), as GPT-2's Conv1D does, and not (out, in)."""
     buffer: bool = False
@@ -94,7 +97,8 @@ class ModelNames:
         text = config.get("text_config")
         decoder: Mapping[str, Any] = {**config, **text} if isinstance(text, Mapping) else config
         self._type = str(decoder.get("model_type") or config.get("model_type") or "")
-        self._layers = _layer_count(decoder)
+        self._layers = _first_int(decoder, "num_hidden_layers", "n_layer", "num_layers", "n_layers")
+        self._head_size = _head_size(decoder)
 
     def role(self, name: str, shape: Sequence[int]) -> TensorRole:
         """The role of the tensor ``name`` of ``shape``."""
@@ -106,7 +110,8 @@ class ModelNames:
         if experts and len(shape) == 3:
             transposed = self._type.startswith("gpt_oss")
             kind = _KINDS[experts.group(1)]
-            return TensorRole(kind, layer, layer is not None, transposed and layer is not None)
+            linear = layer is not None
+            return TensorRole(kind, layer, linear, transposed=linear and transposed)
         kind = _kind(module, leaf)
         linear = (
             layer is not None
@@ -114,7 +119,13 @@ class ModelNames:
             and kind not in (EMBEDDING, HEAD, NORM)
             and (len(shape) == 2 or (len(shape) == 3 and "moe" in module))
         )
-        return TensorRole(kind, layer, linear, linear and self._is_conv1d(module, shape))
+        return TensorRole(
+            kind,
+            layer,
+            linear,
+            head_size=self._head_size if linear and kind in _BY_HEAD else None,
+            transposed=linear and self._is_conv1d(module, shape),
+        )
 
     def _layer(self, name: str) -> int | None:
         match = _LAYER.search(name)
@@ -140,12 +151,18 @@ def is_token_embedding(name: str) -> bool:
     return bool(_TOKEN_EMBEDDING.search(name)) and not _OTHER_TOWER.search(name)
 
 
-def _layer_count(config: Mapping[str, Any]) -> int | None:
-    for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
-        value = config.get(key)
-        if isinstance(value, int) and value > 0:
-            return value
-    return None
+def _first_int(config: Mapping[str, Any], *keys: str) -> int | None:
+    values = (config.get(key) for key in keys)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+
+def _head_size(config: Mapping[str, Any]) -> int | None:
+    size = _first_int(config, "head_dim")
+    heads = _first_int(config, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    hidden = _first_int(config, "hidden_size", "n_embd", "d_model")
+    if size is None and heads and hidden:
+        size = hidden // heads
+    return size
 
 
 def _is_buffer(name: str, shape: Sequence[int]) -> bool:

@@ -18,9 +18,11 @@ from prunescope.records import TensorSparsity
 
 __all__ = [
     "PATTERNS",
+    "PRUNED",
     "GroupCounts",
     "common_pattern",
     "count_groups",
+    "holds",
     "parse_pattern",
     "tightest",
 ]

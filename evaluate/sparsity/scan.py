@@ -31,7 +31,7 @@ from prunescope.records import (
 
 __all__ = ["Measurement", "hash_weights", "measure", "summarize"]
 
-Advance = Callable[[int], None]
+_Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def measure(
     topk: int = 10,
     tied: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
-    advance: Advance | None = None,
+    advance: _Advance | None = None,
 ) -> Measurement:
     """Count zeros and recognize their structure in one pass.
 
@@ -95,7 +95,7 @@ def hash_weights(
     *,
     tied: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
-    advance: Advance | None = None,
+    advance: _Advance | None = None,
 ) -> Measurement:
     """The hashes and zeros of :func:`measure`, equal to them, without groups, blocks and rows.
 
@@ -156,7 +156,7 @@ _Details = Callable[[Stored], TensorSparsity]
 def _run(
     tensors: Iterable[tuple[str, torch.Tensor]],
     details: _Details,
-    advance: Advance | None,
+    advance: _Advance | None,
     names: ModelNames,
 ) -> list[_Scanned]:
     """Hash each tensor in one thread while its details are counted in this one."""

@@ -101,7 +101,7 @@ def structure_of(stored: Stored, *, block: tuple[int, int], topk: int) -> Tensor
     matrices = stored.matrices()
     if not matrices:
         return zeros_of(stored)
-    tally = _Tally(block, topk)
+    tally = _Tally(block, topk, role)
     for matrix in matrices:
         tally.add(stored.words, matrix)
     columns = matrices[0].shape[1]
@@ -113,6 +113,8 @@ def structure_of(stored: Stored, *, block: tuple[int, int], topk: int) -> Tensor
         "columns": columns * len(matrices),
         "empty_rows": tally.empty_rows,
         "empty_columns": tally.empty_columns,
+        "heads": tally.heads,
+        "empty_heads": tally.empty_heads,
     }
     if role.linear:
         groups = count_groups(tally.histogram, rows, columns)
@@ -132,34 +134,49 @@ _SET = np.bitwise_count(np.arange(256, dtype=np.uint8)).astype(np.int64)
 class _Tally:
     """What the matrices of one tensor add up to."""
 
-    def __init__(self, block: tuple[int, int], topk: int) -> None:
-        self._block, self._topk = block, topk
+    def __init__(self, block: tuple[int, int], topk: int, role: TensorRole) -> None:
+        self._block, self._topk, self._role = block, topk, role
         self.digest = hashlib.sha256()
         self.histogram = np.zeros(256, np.int64)
         self.blocks: BlockTiers | None = None
         self.empty_rows = self.empty_columns = self.nonfinite = 0
+        self.heads: int | None = None
+        self.empty_heads: int | None = None
 
     def add(self, words: Words, matrix: npt.NDArray[Any]) -> None:
         columns = matrix.shape[1]
         counter = BlockCounter(self._block, self._topk, columns)
-        used = np.zeros((columns + 7) // 8, np.uint8)
+        rows: list[npt.NDArray[np.bool_]] = []
+        across = np.zeros((columns + 7) // 8, np.uint8)
         for chunk in matrix_chunks(words, matrix, self._block[0]):
             self.digest.update(chunk.bits.data)
             # torch counts bytes as they are; numpy would widen them to 64 bits first
             counts = torch.bincount(torch.from_numpy(chunk.bits.reshape(-1)), minlength=256)
             self.histogram += counts.numpy()
             counter.add(chunk)
-            self.empty_rows += _empty_rows(chunk.bits)
-            used |= np.bitwise_or.reduce(chunk.bits, axis=0)
+            rows.append(_used_rows(chunk.bits))
+            across |= np.bitwise_or.reduce(chunk.bits, axis=0)
             self.nonfinite += chunk.nonfinite
-        self.empty_columns += columns - bits_set(used)
+        by_row, by_column = np.concatenate(rows), np.unpackbits(across, count=columns) != 0
+        self.empty_rows += int(np.count_nonzero(~by_row))
+        self.empty_columns += int(np.count_nonzero(~by_column))
+        self._count_heads(by_column if self._role.kind == "o" else by_row)
         tiers = counter.result()
         self.blocks = add_tiers(self.blocks, tiers) if self.blocks else tiers
 
+    def _count_heads(self, used: npt.NDArray[np.bool_]) -> None:
+        size = self._role.head_size
+        if size and used.size % size == 0:
+            heads = used.reshape(-1, size).any(axis=1)
+            self.heads = (self.heads or 0) + heads.size
+            self.empty_heads = (self.empty_heads or 0) + int(np.count_nonzero(~heads))
 
-def _empty_rows(bits: Bits) -> int:
+
+def _used_rows(bits: Bits) -> npt.NDArray[np.bool_]:
+    """(rows,): whether a row has a weight."""
     words = bits.view(np.uint64) if bits.shape[1] % 8 == 0 else bits
-    return len(words) - int(np.count_nonzero(np.bitwise_or.reduce(words, axis=1)))
+    used: npt.NDArray[np.bool_] = np.bitwise_or.reduce(words, axis=1) != 0
+    return used
 
 
 def _tensor(stored: Stored, nonzero: int, mask_sha256: str, nonfinite: int) -> TensorSparsity:

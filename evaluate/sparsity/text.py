@@ -17,7 +17,7 @@ from prunescope.evaluate.sparsity.aggregate import (
     tier_title,
 )
 from prunescope.evaluate.sparsity.drift import CheckpointDrift, Overlap
-from prunescope.evaluate.sparsity.patterns import PATTERNS, GroupCounts
+from prunescope.evaluate.sparsity.patterns import PATTERNS
 from prunescope.metrics import format_percent
 from prunescope.records import Alarm, LayerSparsity, SparsityResult, ZeroCount
 
@@ -46,7 +46,8 @@ def sparsity_report(
         kinds = parts_by(tensors, lambda tensor: tensor.kind or "other")
         kinds = {kind: kinds[kind] for kind in order_kinds(set(kinds))}
         whole = parts_by(tensors, lambda _: "all")
-        parts += ["", _kinds_table(kinds | whole), "", _blocks_table(kinds | whole)]
+        parts += ["", _groups_table(kinds | whole), "", _empty_table(kinds | whole)]
+        parts += ["", _blocks_table(kinds | whole)]
         parts += ["", _layers_table(result, list(kinds))]
         parts += [*_shape_lines(result)]
     if alarms:
@@ -114,17 +115,29 @@ def _totals(result: SparsityResult, title: str) -> Table:
     return table
 
 
-def _kinds_table(parts: Mapping[str, Part]) -> Table:
-    heads = ("Module", "Sparsity", *PATTERNS, "Empty 4s", "Empty rows", "Empty columns")
-    table = _table("N:M groups that comply, rows and columns without a weight", heads)
+def _groups_table(parts: Mapping[str, Part]) -> Table:
+    table = _table("N:M groups that comply", ("Module", "Sparsity", *PATTERNS))
     for name, part in parts.items():
         table.add_row(
             name,
             format_percent(part.count.fraction),
-            *(_share(part.groups[pattern]) for pattern in PATTERNS),
-            _of(part.groups["2:4"].empty, part.groups["2:4"].total),
+            *(_of(part.groups[name].complying, part.groups[name].total) for name in PATTERNS),
+            end_section=name == list(parts)[-2],
+        )
+    return table
+
+
+def _empty_table(parts: Mapping[str, Part]) -> Table:
+    heads = ("Module", "Groups of 2", "Groups of 4", "Groups of 8", "Rows", "Columns", "Heads")
+    table = _table("All zero", heads)
+    for name, part in parts.items():
+        groups = (part.groups[pattern] for pattern in ("1:2", "2:4", "4:8"))
+        table.add_row(
+            name,
+            *(_of(group.empty, group.total) for group in groups),
             _of(part.empty_rows, part.rows),
             _of(part.empty_columns, part.columns),
+            _of(part.empty_heads, part.heads),
             end_section=name == list(parts)[-2],
         )
     return table
@@ -218,10 +231,6 @@ def _count_cells(count: ZeroCount) -> tuple[str, str, str]:
 def _layer_cells(layer: LayerSparsity) -> tuple[str, str, str]:
     percent, zeros, parameters = _count_cells(_zeros(layer))
     return f"{percent} (block {layer.layer})", zeros, parameters
-
-
-def _share(groups: GroupCounts) -> str:
-    return _of(groups.complying, groups.total)
 
 
 def _of(part: int, whole: int) -> str:

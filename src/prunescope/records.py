@@ -306,6 +306,11 @@ class TensorSparsity(_Frozen):
     """Rows (output neurons) that are all zero."""
     empty_columns: int | None = None
     """Columns (input features) that are all zero."""
+    heads: int | None = None
+    """Slices of an attention projection that belong to one head (rows of q, k and v, columns of
+    o), where the config tells the heads' size."""
+    empty_heads: int | None = None
+    """Slices of one head that are all zero."""
     nonfinite: int = 0
     """NaN or infinite weights."""
 
