@@ -557,6 +557,13 @@ def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - start < 3
 
 
+def test_what_a_killed_creation_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".mlflow.db.new").write_bytes(b"half a database")
+    store = open_store(None, root=tmp_path)
+    assert store.search() == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
 def test_a_database_server_that_is_away_is_told_at_once(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -193,13 +193,11 @@ def _not_mlflow(shown: str) -> TrackingError:
 
 
 def _create_sqlite(location: Location, database: Path) -> None:
-    """Create the database and its tables, one process at a time.
+    """Create the database where there is none, one process at a time.
 
-    Processes that create the tables at once make each other crash. The lock is held also where
-    the file is already there: another process may still be creating its tables.
+    Processes that create the tables at once make each other crash.
     """
     from filelock import FileLock, Timeout
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     folder = database.parent
     lock = FileLock(folder / f".{database.name}.lock", timeout=_LOCK_SECONDS)
@@ -219,10 +217,22 @@ def _create_sqlite(location: Location, database: Path) -> None:
             hint="Run from a folder that you may write, or use --tracking-uri",
         ) from error
     try:
+        if not database.exists():
+            _create_tables(database, str(location.artifacts))
         _check_sqlite(location, database)
-        SqlAlchemyStore(location.uri, str(location.artifacts))  # type: ignore[no-untyped-call]
     finally:
         lock.release()
+
+
+def _create_tables(database: Path, artifacts: str) -> None:
+    """Create the file under another name and rename it, so that no killed process leaves half."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    new = database.with_name(f".{database.name}.new")
+    new.unlink(missing_ok=True)
+    store = SqlAlchemyStore(f"sqlite:///{new}", artifacts)  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    new.rename(database)
 
 
 def _check_sqlite(location: Location, database: Path) -> None:
@@ -247,6 +257,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
     Raises:
         TrackingError: in place of any of them.
     """
+    from alembic.util.exc import CommandError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -254,7 +265,7 @@ def tracking_errors(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise _told(error, redact_uri(uri)) from error
-    except (SQLAlchemyError, OSError, ImportError) as error:
+    except (SQLAlchemyError, CommandError, OSError, ImportError) as error:
         # requests' own errors are OSErrors; a missing database driver is an ImportError.
         message = _first_line(error)
         raise TrackingError(f"the tracking store {redact_uri(uri)} failed: {message}") from error
