@@ -52,17 +52,18 @@ def make_checkpoint(directory: Path, megabytes: int, dtype: str) -> int:
     block = {name: weights(shape) for name, shape in SHAPES.items()}
     embedding = torch.randn((VOCABULARY, HIDDEN), generator=generator).to(kind)
     size = sum(tensor.nbytes for tensor in block.values())
-    layers = max(SHARDS, round((megabytes * 1e6 - embedding.nbytes) / size))
-    for shard in range(SHARDS):
+    layers = max(1, round((megabytes * 1e6 - embedding.nbytes) / size))
+    shards = min(SHARDS, layers)
+    for shard in range(shards):
         tensors = {
             # rolled, so that no two layers are the same bytes
             f"model.layers.{layer}.{name}.weight": tensor.roll(layer, 0)
-            for layer in range(shard, layers, SHARDS)
+            for layer in range(shard, layers, shards)
             for name, tensor in block.items()
         }
         if shard == 0:
             tensors["model.embed_tokens.weight"] = embedding
-        save_file(tensors, directory / f"model-{shard + 1:05}-of-{SHARDS:05}.safetensors")
+        save_file(tensors, directory / f"model-{shard + 1:05}-of-{shards:05}.safetensors")
     return max(tensor.nbytes for tensor in (embedding, *block.values()))
 
 
