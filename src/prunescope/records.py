@@ -201,7 +201,7 @@ class ModelInfo(_Frozen):
     weights_sha256: str | None = None
     """Hash over the names, dtypes, shapes and bytes of the weights, whatever the sharding."""
     mask_sha256: str | None = None
-    """Hash over which weights are zero."""
+    """Hash over which weights of the decoder blocks' linear layers are zero."""
     tokenizer_sha256: str | None = None
     trust_remote_code: bool = False
 
