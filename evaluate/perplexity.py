@@ -20,7 +20,12 @@ import torch
 
 from prunescope.errors import SettingError
 from prunescope.evaluate.progress import Progress
-from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory, out_of_memory_error
+from prunescope.evaluate.scoring.memory import (
+    check_batch_size,
+    free_memory,
+    is_out_of_memory,
+    out_of_memory_error,
+)
 from prunescope.evaluate.scoring.projection import (
     Head,
     TokenScores,
@@ -80,10 +85,11 @@ def measure_perplexity(
         progress: hears one step a window.
 
     Raises:
-        SettingError: ``seqlen`` is below 2 or more than the model takes, ``nsamples`` is below 1,
-            or the corpus is shorter than one window.
+        SettingError: ``seqlen`` is below 2 or more than the model takes, ``nsamples`` or
+            ``batch_size`` is below 1, the corpus is shorter than one window, or memory does not
+            take one window.
     """
-    _check_settings(loaded, seqlen, nsamples)
+    _check_settings(loaded, seqlen, nsamples, batch_size)
     # verbose=False: a text longer than the model's maximum is what we want here.
     tokens = loaded.tokenizer(text, verbose=False)["input_ids"]
     count = len(tokens) // seqlen
@@ -103,7 +109,9 @@ def measure_perplexity(
     return _measurement(windows, scores, corpus, digest, len(tokens))
 
 
-def _check_settings(loaded: LoadedModel, seqlen: int, nsamples: int | None) -> None:
+def _check_settings(
+    loaded: LoadedModel, seqlen: int, nsamples: int | None, batch_size: int | Literal["auto"]
+) -> None:
     if seqlen < 2:
         raise SettingError(
             f"a perplexity window must have at least 2 tokens, not {seqlen}",
@@ -120,6 +128,7 @@ def _check_settings(loaded: LoadedModel, seqlen: int, nsamples: int | None) -> N
             f"the number of perplexity windows must be at least 1, not {nsamples}",
             hint="Give --nsamples 128, for example, or leave it out",
         )
+    check_batch_size(batch_size)
 
 
 @torch.inference_mode()

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from lm_eval.models.huggingface import HFLM
 
-from prunescope.errors import SettingError, TaskError
-from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory, out_of_memory_error
+from prunescope.errors import TaskError
+from prunescope.evaluate.scoring.memory import (
+    check_batch_size,
+    free_memory,
+    is_out_of_memory,
+    out_of_memory_error,
+)
 from prunescope.evaluate.scoring.packed import Score
 from prunescope.evaluate.scoring.prefix_tree import PrefixTreeScorer
 from prunescope.evaluate.scoring.quiet import quiet
@@ -47,11 +52,7 @@ class ScoringLM(HFLM):  # type: ignore[misc]
     def __init__(
         self, loaded: LoadedModel, *, batch_size: int | Literal["auto"], progress: Progress
     ) -> None:
-        if batch_size != "auto" and batch_size < 1:
-            raise SettingError(
-                f"the batch size must be at least 1 or auto, not {batch_size}",
-                hint="Give --batch-size 8, for example, or leave it out",
-            )
+        check_batch_size(batch_size)
         with quiet():
             super().__init__(
                 pretrained=loaded.model,
@@ -65,6 +66,11 @@ class ScoringLM(HFLM):  # type: ignore[misc]
         self.scorer_name = "prefix-tree"
         self.tokens_scored = 0
         self.notes: list[str] = []
+
+    @property
+    def engine_name(self) -> str | None:
+        """How prefix trees are scored: ``packed rows`` or ``cached prefixes``; None: not yet."""
+        return self._trees.engine_name if self._trees else None
 
     def loglikelihood(self, requests: list[Instance], **_: Any) -> list[Score]:
         """Loglikelihood and greedy flag of each request, in their order."""

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import gc
+from typing import Literal
 
 import torch
 
 from prunescope.errors import SettingError
 
-__all__ = ["free_memory", "is_out_of_memory", "out_of_memory_error"]
+__all__ = ["check_batch_size", "free_memory", "is_out_of_memory", "out_of_memory_error"]
+
+
+def check_batch_size(batch_size: int | Literal["auto"]) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        SettingError: it is below 1.
+    """
+    if batch_size != "auto" and batch_size < 1:
+        raise SettingError(
+            f"the batch size must be at least 1 or auto, not {batch_size}",
+            hint="Give --batch-size 8, for example, or leave it out",
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -90,9 +90,15 @@ class PrefixTreeScorer:
             yield PackedEngine(self._model, head, form, self._device)
         yield BranchedEngine(self._model, head, self._device)
 
+    @property
+    def engine_name(self) -> str | None:
+        """Which engine passed the check; None before the first request, or where none did."""
+        return self._engines[0].name if self._engines and self._checked else None
+
     def _check(self, sample: Sequence[Request]) -> None:
         """Drop engines until the first agrees with the model's ordinary forward pass."""
-        wanted = reference_scores(self._model, sample, self._device) if self._engines else {}
+        wanted = self._reference(sample) if self._engines else {}
+        problems = []
         tokens = self.tokens
         while self._engines:
             engine = self._engines[0]
@@ -100,20 +106,28 @@ class PrefixTreeScorer:
                 found = self._run(engine, sample, lambda _: None)
             # What a model makes of arguments that it does not know can be any error.
             except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as e:
-                problem = f"{type(e).__name__}"
+                problems.append(f"{engine.name} fail with {type(e).__name__}")
             else:
                 excess = worst_excess(found, wanted, sample, self._model.dtype)
                 if not excess:
-                    self.tokens = tokens
-                    return
-                problem = f"differs by {excess:.3g} nats"
-            self.tokens = tokens
+                    break
+                problems.append(f"{engine.name} are off by {excess:.3g} nats")
+            finally:
+                self.tokens = tokens
             del self._engines[0]
-            following = self._engines[0].name if self._engines else "lm-eval's own backend"
-            self._say(
-                f"scoring by {engine.name} does not fit {type(self._model).__name__} "
-                f"({problem}): using {following}"
-            )
+        if not self._engines:
+            name = type(self._model).__name__
+            reason = ", ".join(problems) or "its logits have an unknown form"
+            self._say(f"{name} does not fit prefix trees ({reason}): using lm-eval's own backend")
+
+    def _reference(self, sample: Sequence[Request]) -> dict[int, Score]:
+        try:
+            return reference_scores(self._model, sample, self._device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        longest = max(len(request.input) for request in sample)
+        raise out_of_memory_error(f"a sequence of {longest} tokens")
 
     def _run(
         self, engine: Engine, requests: Sequence[Request], done: Callable[[int], None]
