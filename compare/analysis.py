@@ -18,6 +18,7 @@ from prunescope.compare.divergence import (
     flips_by_margin,
     worst_documents,
 )
+from prunescope.compare.drift import MaskDrift, mask_drift
 from prunescope.compare.paired_perplexity import TokenComparison, compare_tokens, read_tokens
 from prunescope.compare.pairing import PairedTask
 from prunescope.compare.verdict import (
@@ -27,9 +28,12 @@ from prunescope.compare.verdict import (
     paired_task,
     suite_statistics,
 )
-from prunescope.records import RunRef, read_record
+from prunescope.records import RunRef, read_record, read_tensors
 
 __all__ = ["Analysis", "TaskGroups", "analyse", "compare_directories"]
+
+DENSE = 0.001
+"""Sparsities below this share of zeros are those of a dense model."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Analysis:
     fields: tuple[TaskGroups, ...] = ()
     collapses: tuple[Collapse, ...] = ()
     worst: tuple[DocumentLoss, ...] = ()
+    masks: MaskDrift | None = None
+    """Whether pruned weights came back; None where the original is dense or not known."""
     noise: SuiteStatistics | None = None
     """The original against a second run of itself: what changes without any pruning."""
     notes: tuple[str, ...] = ()
@@ -136,6 +142,7 @@ def analyse(
         fields=tuple(kinds for key, pair in found if (kinds := _by_field(pair, key))),
         collapses=tuple(c for _, pair in found for c in collapse(pair)),
         worst=worst_documents(pair for _, pair in found),
+        masks=_masks(original_dir, pruned_dir),
         notes=(*notes, *_unmatched([pair for _, pair in found])),
     )
 
@@ -161,6 +168,17 @@ def _tokens(
         else:
             compared.append(result)
     return tuple(compared), notes
+
+
+def _masks(original_dir: Path | None, pruned_dir: Path | None) -> MaskDrift | None:
+    """The drift of an original's mask that is itself sparse, for example before fine-tuning."""
+    if original_dir is None or pruned_dir is None:
+        return None
+    if not all((folder / "sparsity.json").is_file() for folder in (original_dir, pruned_dir)):
+        return None
+    drift = mask_drift(read_tensors(original_dir), read_tensors(pruned_dir))
+    dense = drift is None or drift.total.first.fraction < DENSE
+    return None if dense else drift
 
 
 def _unmatched(pairs: list[PairedTask]) -> list[str]:

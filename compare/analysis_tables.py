@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prunescope.compare.analysis import Analysis
+from prunescope.compare.drift import MaskDrift
 from prunescope.compare.layout import Cell, Table
 from prunescope.compare.paired_perplexity import Measured, TokenComparison
 from prunescope.compare.significance import Estimate
 from prunescope.compare.verdict import SuiteStatistics, TaskStatistics
-from prunescope.metrics import corpus_title
+from prunescope.metrics import corpus_title, format_percent
 
 __all__ = ["analysis_notes", "detail_tables", "format_p", "significance_table"]
 
@@ -65,6 +66,7 @@ def detail_tables(analysis: Analysis | None) -> tuple[Table, ...]:
         _margin_table(analysis),
         *_field_tables(analysis),
         _noise_table(analysis.noise),
+        _mask_table(analysis.masks),
         _worst_table(analysis),
     ]
     return tuple(table for table in tables if table.rows)
@@ -79,7 +81,7 @@ def analysis_notes(analysis: Analysis | None) -> tuple[str, ...]:
         f"{c.task}'s documents; it is right for {100 * c.gold_share:.1f} %"
         for c in analysis.collapses
     ]
-    return (*collapsed, *analysis.notes)
+    return (*collapsed, *_mask_notes(analysis.masks), *analysis.notes)
 
 
 # --- significance -------------------------------------------------------------------------------
@@ -262,6 +264,40 @@ def _noise_table(noise: SuiteStatistics | None) -> Table:
     )  # fmt: skip
     caption = "The original against a second run of itself: what changes without any pruning."
     return Table("Noise Floor", header, rows, caption=caption)
+
+
+def _mask_table(drift: MaskDrift | None) -> Table:
+    groups = [] if drift is None else [*drift.kinds.items(), ("all", drift.total)]
+    rows = tuple(
+        (
+            Cell(kind),
+            Cell(format_percent(count.first.fraction)),
+            Cell(format_percent(count.second.fraction)),
+            Cell(f"{count.changed} of {count.tensors}"),
+            Cell(f"{count.returned_at_least:,}", False if count.returned_at_least else None),
+        )
+        for kind, count in groups
+    )
+    header = ("Kind", "Original", "Pruned", "Masks changed", "Weights back (at least)")
+    caption = (
+        "Zeros of the linear layers in both runs. Weights back: zeros of the original that must "
+        "have become other numbers, by the counts and mask hashes of the records."
+    )
+    strong = frozenset({len(rows) - 1} if rows else ())
+    return Table("Masks", header, rows, strong=strong, caption=caption)
+
+
+def _mask_notes(drift: MaskDrift | None) -> tuple[str, ...]:
+    if drift is None:
+        return ()
+    if drift.same_mask:
+        return ("Both runs have the same mask in every linear layer",)
+    if drift.total.returned_at_least:
+        return (
+            f"Pruned weights came back: at least {drift.total.returned_at_least:,} zeros of the "
+            f"original are other numbers in the pruned run",
+        )
+    return ()
 
 
 def _worst_table(analysis: Analysis) -> Table:

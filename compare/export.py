@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from prunescope.compare.delta import Comparison, Row, ordered_tasks
+from prunescope.compare.drift import MaskDrift
 from prunescope.compare.markdown import headline
 from prunescope.records import EvalRecord, RunRef
 
@@ -67,11 +68,35 @@ def _statistics(comparison: Comparison) -> dict[str, Any] | None:
     """The analysis field by field, as its data classes name them; null where there is none."""
     if comparison.analysis is None:
         return None
-    found = asdict(comparison.analysis)
-    suite = comparison.analysis.suite
-    if suite is not None:
-        found["suite"]["p_value"] = suite.mean.p_value
+    analysis = comparison.analysis
+    found = asdict(replace(analysis, masks=None))
+    if analysis.masks is not None:
+        found["masks"] = _masks(analysis.masks)
+    if analysis.suite is not None:
+        found["suite"]["p_value"] = analysis.suite.mean.p_value
     return found
+
+
+def _masks(drift: MaskDrift) -> dict[str, Any]:
+    groups = {"all": drift.total, **drift.kinds}
+    return {
+        "same_mask": drift.same_mask,
+        "kept": drift.kept,
+        "groups": {
+            name: {
+                "tensors": count.tensors,
+                "changed": count.changed,
+                "original_zeros": count.first.zeros,
+                "pruned_zeros": count.second.zeros,
+                "parameters": count.first.parameters,
+                "returned_at_least": count.returned_at_least,
+            }
+            for name, count in groups.items()
+        },
+        "other_shapes": [pair.first.name for pair in drift.shapes],
+        "only_original": list(drift.only_first),
+        "only_pruned": list(drift.only_second),
+    }
 
 
 def _legacy(record: EvalRecord) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prunescope.compare.analysis import Analysis
+from prunescope.compare.analysis import TaskGroups
+from prunescope.compare.divergence import ChoiceDivergence, Collapse, DocumentLoss
 from prunescope.compare.export import COMPARISON_SCHEMA_VERSION
-from prunescope.compare.verdict import SuiteStatistics
+from prunescope.compare.paired_perplexity import TokenComparison
+from prunescope.compare.significance import Estimate
+from prunescope.compare.verdict import TaskStatistics, Verdict
 from prunescope.records import RunRef
 
 __all__ = ["comparison_schema", "comparison_schema_text"]
@@ -92,6 +95,58 @@ class Runs(Part):
     pruned: Run
 
 
+class MaskGroup(Part):
+    """Linear layers of one kind."""
+
+    tensors: int
+    changed: int
+    original_zeros: int
+    pruned_zeros: int
+    parameters: int
+    returned_at_least: int
+
+
+class Masks(Part):
+    """Whether pruned weights came back."""
+
+    same_mask: bool | None
+    kept: bool | None
+    groups: dict[str, MaskGroup]
+    other_shapes: list[str]
+    only_original: list[str]
+    only_pruned: list[str]
+
+
+class Suite(Part):
+    """All comparable tasks together."""
+
+    tasks: list[TaskStatistics]
+    margin: float
+    mean: Estimate
+    lost: int
+    gained: int
+    p_pooled: float | None
+    p_fisher: float
+    p_same: float
+    p_value: float | None = None
+    verdict: Verdict
+
+
+class Statistics(Part):
+    """What the documents and tokens of two evaluations tell."""
+
+    suite: Suite | None
+    tokens: list[TokenComparison]
+    divergences: list[ChoiceDivergence]
+    margins: list[TaskGroups]
+    fields_: list[TaskGroups] = Field(alias="fields")
+    collapses: list[Collapse]
+    worst: list[DocumentLoss]
+    masks: Masks | None
+    noise: Suite | None
+    notes: list[str]
+
+
 class Report(Part):
     original: LegacySide
     pruned: LegacySide
@@ -107,7 +162,7 @@ class Report(Part):
     groups: list[Row]
     further_metrics: list[Row]
     protocol_differences: list[Setting]
-    statistics: Analysis | None
+    statistics: Statistics | None
     notes: list[str]
 
 
@@ -117,9 +172,6 @@ def comparison_schema() -> dict[str, Any]:
     A number that is NaN or infinite is one of the strings ``NaN``, ``Infinity``, ``-Infinity``.
     """
     raw = Report.model_json_schema(mode="serialization")
-    # The suite's p value is written beside its fields.
-    suite = raw["$defs"][SuiteStatistics.__name__]
-    suite["properties"]["p_value"] = {"type": "number"}
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"prunescope comparison, version {COMPARISON_SCHEMA_VERSION}",

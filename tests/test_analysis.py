@@ -15,7 +15,7 @@ from support.records import write_example
 from prunescope.compare.analysis import compare_directories
 from prunescope.compare.delta import Comparison, compare_records
 from prunescope.compare.report import html_report, json_text, markdown_report, plain_report
-from prunescope.records import write_record
+from prunescope.records import read_tensors, write_record
 
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
 
@@ -95,3 +95,27 @@ def test_a_directory_whose_documents_are_gone_still_compares(folder: Path, tmp_p
     assert {task.method for task in comparison.analysis.suite.tasks} == {"unpaired"}
     assert comparison.analysis.tokens == () and comparison.analysis.worst == ()
     assert "taken as independent samples" in plain_report(comparison)
+
+
+def test_weights_that_came_back_after_fine_tuning_are_told(folder: Path, tmp_path: Path) -> None:
+    """The 2:4 model against one of whose layers lost 100 zeros."""
+    record = write_example(tmp_path / "tuned", "pruned")
+    result = read_tensors(tmp_path / "tuned")
+    first = result.tensors[0]
+    denser = first.model_copy(update={"zeros": first.zeros - 100, "mask_sha256": "f" * 64})
+    changed = result.model_copy(update={"tensors": (denser, *result.tensors[1:])})
+    write_record(tmp_path / "tuned", record.model_copy(update={"sparsity": changed}))
+    comparison = compare_directories(folder / "pruned", tmp_path / "tuned", now=NOW)
+    text = markdown_report(comparison)
+    assert "Pruned weights came back: at least 100 zeros of the original" in text
+    assert "| q | 50.00% | 45.12% | 1 of 2 | 100 |" in text
+    masks = json.loads(json_text(comparison))["statistics"]["masks"]
+    assert (masks["same_mask"], masks["kept"]) == (False, False)
+    assert masks["groups"]["all"]["returned_at_least"] == 100
+    same = compare_directories(folder / "pruned", folder / "pruned", now=NOW)
+    assert "Both runs have the same mask in every linear layer" in markdown_report(same)
+
+
+def test_a_dense_originals_mask_is_not_a_matter(folder: Path) -> None:
+    comparison = compared(folder, "original", "pruned")
+    assert comparison.analysis is not None and comparison.analysis.masks is None

@@ -32,6 +32,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare_directories(folder / "original", folder / "pruned", noise_dir=folder / "pruned")
 
 
+def test_masks_are_valid(tmp_path: Path) -> None:
+    write_example(tmp_path / "pruned", "pruned")
+    report = json_report(compare_directories(tmp_path / "pruned", tmp_path / "pruned"))
+    assert report["statistics"]["masks"]["same_mask"] is True
+    assert errors(report) == []
+
+
 def test_the_schema_is_one_itself() -> None:
     jsonschema.Draft202012Validator.check_schema(comparison_schema())
 
