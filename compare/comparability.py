@@ -240,7 +240,7 @@ def protocol_differences(
 ) -> tuple[ProtocolDifference, ...]:
     """The settings that differ between two evaluations, whether or not they refuse a row.
 
-    Batch size, dtype, device, scorer and package versions move figures only in their last digits:
+    Batch size, dtype, device, scorer and package versions move figures little:
     they are told, and do not make a row incomparable.
     """
     found = []
