@@ -13,6 +13,8 @@ from prunescope.errors import DataError
 __all__ = ["check_hub", "datasets_cache", "describe_dataset", "hub_error", "hub_or_cache"]
 
 PROBE_SECONDS = 5.0
+_PROBE = "/datasets/Salesforce/wikitext/resolve/main/README.md"
+"""A route that ``datasets`` will need: a mirror's front page may answer when nothing else does."""
 
 _WAYS_OUT = (
     "Set HF_ENDPOINT to a mirror, pass --data-dir with a folder made by `prunescope data pull`, "
@@ -21,7 +23,7 @@ _WAYS_OUT = (
 
 
 def check_hub() -> None:
-    """Ask the hub for one answer before anything big is tried, so that none takes seconds.
+    """Ask the hub for one answer before anything big is tried: libraries retry for minutes.
 
     Nothing is asked when HF_HUB_OFFLINE (or HF_DATASETS_OFFLINE) is set: then data that was
     downloaded before is used. Any answer counts, except that the server is failing.
@@ -36,7 +38,7 @@ def check_hub() -> None:
         return
     endpoint = constants.ENDPOINT
     try:
-        answer = requests.head(endpoint, timeout=PROBE_SECONDS, allow_redirects=False)
+        answer = requests.head(endpoint + _PROBE, timeout=PROBE_SECONDS, allow_redirects=False)
     except requests.Timeout as error:
         raise DataError(
             f"the hub at {endpoint} did not answer within {PROBE_SECONDS:.0f} s", hint=_WAYS_OUT
@@ -153,9 +155,12 @@ def hub_error(error: Exception, what: str) -> DataError | None:
             f"the hub at {endpoint} has no data for {what} that you may read",
             hint="Check HF_ENDPOINT (a mirror may lack data sets) and HF_TOKEN, or pass --data-dir",
         )
-    if isinstance(error, (*_transport_errors(), ConnectionError, TimeoutError)):
+    network = (*_transport_errors(), ConnectionError, TimeoutError)
+    lost = isinstance(error, FileNotFoundError) and "Hub" in str(error)
+    if lost or any(isinstance(cause, network) for cause in _causes(error)):
+        reason = "its answers failed" if lost else first_line(error)
         return DataError(
-            f"cannot fetch the data of {what} from {endpoint}: {first_line(error)}", hint=_WAYS_OUT
+            f"cannot fetch the data of {what} from {endpoint}: {reason}", hint=_WAYS_OUT
         )
     return None
 
@@ -174,12 +179,20 @@ def first_line(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _status(error: BaseException | None) -> int | None:
+def _status(error: BaseException) -> int | None:
     """HTTP status of an error or of what caused it."""
-    seen = 0
-    while error is not None and seen < 8:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+    for cause in _causes(error):
+        status = getattr(getattr(cause, "response", None), "status_code", None)
         if isinstance(status, int):
             return status
-        error, seen = error.__cause__ or error.__context__, seen + 1
     return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or following.__context__
