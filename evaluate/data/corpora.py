@@ -13,7 +13,13 @@ from prunescope.errors import DataError
 from prunescope.evaluate.data.folder import read_manifest, read_rows
 from prunescope.evaluate.data.hub import datasets_cache, hub_error, hub_or_cache
 
-__all__ = ["CORPORA", "Corpus", "load_corpus", "raw_rows"]
+__all__ = [
+    "CORPORA",
+    "Corpus",
+    "hub_rows",
+    "load_corpus",
+    "raw_rows",
+]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,15 @@ from typing import Any
 
 from prunescope.errors import DataError
 
-__all__ = ["check_hub", "datasets_cache", "describe_dataset", "hub_error", "hub_or_cache"]
+__all__ = [
+    "check_hub",
+    "datasets_cache",
+    "describe_dataset",
+    "first_line",
+    "hub_error",
+    "hub_or_cache",
+    "is_offline",
+]
 
 PROBE_SECONDS = 5.0
 _PROBE = "/datasets/Salesforce/wikitext/resolve/main/README.md"
