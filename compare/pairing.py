@@ -122,6 +122,7 @@ class PairedTask:
 
     @property
     def task(self) -> str:
+        """Name of the task."""
         return self.original.task
 
     def __len__(self) -> int:

@@ -16,14 +16,34 @@ from prunescope.compare.significance import Estimate
 from prunescope.compare.verdict import TaskStatistics, Verdict
 from prunescope.records import RunRef
 
-__all__ = ["comparison_schema", "comparison_schema_text"]
+__all__ = [
+    "Average",
+    "LegacySide",
+    "LegacyTask",
+    "MaskGroup",
+    "Masks",
+    "Part",
+    "Report",
+    "Row",
+    "Run",
+    "Runs",
+    "Setting",
+    "Statistics",
+    "Suite",
+    "comparison_schema",
+    "comparison_schema_text",
+]
 
 
 class Part(BaseModel):
+    """A part of the document; it refuses fields that are not named."""
+
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class LegacyTask(Part):
+    """What the older script wrote of a task."""
+
     accuracy: float | None
     """Primary metric."""
     full_results: dict[str, Any]
@@ -67,6 +87,8 @@ class Average(Row):
 
 
 class Setting(Part):
+    """A setting in which the two evaluations differ."""
+
     setting: str
     original: str
     pruned: str
@@ -91,6 +113,8 @@ class Run(Part):
 
 
 class Runs(Part):
+    """Both sides."""
+
     original: Run
     pruned: Run
 
@@ -148,6 +172,8 @@ class Statistics(Part):
 
 
 class Report(Part):
+    """The whole document."""
+
     original: LegacySide
     pruned: LegacySide
     timestamp: str = Field(pattern=r"^\d{8}_\d{6}$")

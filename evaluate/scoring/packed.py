@@ -16,7 +16,13 @@ from prunescope.evaluate.scoring.masks import MaskForm, RowInputs, row_inputs
 from prunescope.evaluate.scoring.projection import Head, last_hidden_state, score_positions
 from prunescope.evaluate.scoring.trees import Group, Inputs, Layout, Row, lay_out, plan
 
-__all__ = ["BatchScores", "PackedEngine", "Score", "sum_readings"]
+__all__ = [
+    "BatchScores",
+    "PackedEngine",
+    "Prefix",
+    "Score",
+    "sum_readings",
+]
 
 Score = tuple[float, bool]
 """Loglikelihood in nats, and whether the continuation is the model's greedy one."""

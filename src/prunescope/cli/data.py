@@ -10,7 +10,11 @@ import typer
 from prunescope.cli import options
 from prunescope.errors import SettingError
 
-__all__ = ["app"]
+__all__ = [
+    "app",
+    "pull_command",
+    "verify_command",
+]
 
 app = typer.Typer(
     no_args_is_help=True,
