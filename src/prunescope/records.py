@@ -148,6 +148,10 @@ class EvalConfig(_Frozen):
     """``wikitext2``, ``c4``, ``boolq-passages``, or the path of a text file."""
     data_dir: str | None = None
     """A folder made by ``prunescope data pull``: then no network is used."""
+    block: int = 16
+    """Rows and columns of the blocks whose structure is counted."""
+    topk: int = 10
+    """A block counts as "at most k" up to this many weights."""
 
 
 class Labels(_Frozen):

@@ -77,6 +77,7 @@ def _register() -> None:
     from prunescope.cli.demo import demo_command
     from prunescope.cli.evaluation import eval_command, pair_command
     from prunescope.cli.listing import runs_command
+    from prunescope.cli.sparsity import sparsity_command
     from prunescope.cli.sync import sync_command
     from prunescope.cli.ui import ui_command
 
@@ -84,6 +85,7 @@ def _register() -> None:
     app.command("pair")(pair_command)
     app.command("compare")(compare_command)
     app.command("runs")(runs_command)
+    app.command("sparsity")(sparsity_command)
     app.command("sync")(sync_command)
     app.command("demo")(demo_command)
     app.command("ui")(ui_command)

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.cli import options
-from prunescope.errors import RunNotFoundError
+from prunescope.errors import SettingError
 
 if TYPE_CHECKING:
-    from prunescope.records import EvalRecord
-    from prunescope.tracking.store import Store, StoredRun
+    from prunescope.compare.delta import Comparison
 
 __all__ = ["compare_command"]
+
+_FORMATS = ("json", "md", "html", "csv", "tex")
+_GATE = "Judging"
 
 
 def compare_command(
@@ -29,9 +31,71 @@ def compare_command(
         str | None, typer.Argument(help="The other run, named likewise.", show_default=False)
     ] = None,
     output_dir: options.OutputDir = Path("eval_results"),
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            help=f"Files to write: {', '.join(_FORMATS)}; repeat or separate by commas.",
+            show_default="json, md, html",
+        ),
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            "--margin",
+            help="Accuracy differences below this many points are of no consequence.",
+            rich_help_panel=_GATE,
+        ),
+    ] = 1.0,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            "--noise",
+            help="A second run of the original: what changes without any pruning.",
+            rich_help_panel=_GATE,
+            show_default=False,
+        ),
+    ] = None,
+    allow_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mismatch",
+            help="Show differences of rows that are not comparable, marked with !.",
+            rich_help_panel=_GATE,
+        ),
+    ] = False,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            "--gate",
+            help="Conditions or a file of them; exit 0 pass, 1 fail, 3 inconclusive.",
+            rich_help_panel=_GATE,
+            show_default=False,
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            "--junit", help="Gate as JUnit XML.", rich_help_panel=_GATE, show_default=False
+        ),
+    ] = None,
+    gate_json: Annotated[
+        Path | None,
+        typer.Option(
+            "--gate-json", help="Gate as JSON.", rich_help_panel=_GATE, show_default=False
+        ),
+    ] = None,
+    require_mask_kept: Annotated[
+        bool,
+        typer.Option(
+            "--require-mask-kept",
+            help="Exit with 1 where a weight that was pruned in ORIGINAL is not zero in PRUNED.",
+            rich_help_panel=_GATE,
+        ),
+    ] = False,
     tracking_uri: options.TrackingUri = None,
 ) -> None:
-    """Compare two finished runs: delta table, JSON and Markdown.
+    """Compare two finished runs: delta table, statistics, JSON, Markdown and HTML.
 
     Rows that are not comparable (other documents, window length, ...) say so in place of a number.
 
@@ -42,64 +106,75 @@ def compare_command(
         prunescope compare 3f9c1e7a
 
         prunescope compare 3f9c1e7a runs:/88d0 --tracking-uri http://mlflow.lab:5000
+
+        prunescope compare latest:wanda-50 --gate "ppl<=+5%, acc.mean>=-1pt, sparsity>=50%"
     """
+    from prunescope.cli.finder import RunFinder
     from prunescope.cli.reports import check_output_dir, print_and_write
-    from prunescope.compare.delta import compare_records
+    from prunescope.compare.analysis import compare_directories
+    from prunescope.compare.gate import read_gate
 
+    wanted = _check_formats(options.split_commas(formats) or ("json", "md", "html"))
+    if not margin > 0:
+        raise SettingError(f"--margin is a number of points above 0, found {margin:g}")
+    conditions = read_gate(gate) if gate is not None else None
+    if conditions is None and (junit or gate_json):
+        raise SettingError("--junit and --gate-json need a gate", hint="Give one with --gate")
     check_output_dir(output_dir)
-    finder = _Finder(tracking_uri)
-    if pruned is None:
-        second = finder.record(original)
-        baseline = second.labels.baseline_run_id
-        if baseline is None:
-            raise RunNotFoundError(
-                f"{original} has no baseline",
-                hint="Name both runs: prunescope compare ORIGINAL PRUNED",
-            )
-        first = finder.record(baseline)
-    else:
-        first, second = finder.record(original), finder.record(pruned)
-    print_and_write(compare_records(first, second), output_dir)
-
-
-class _Finder:
-    """Finds records by name; opens the tracking store when a name first needs it."""
-
-    def __init__(self, tracking_uri: str | None) -> None:
-        self._uri = tracking_uri
-        self._store: Store | None = None
-
-    def record(self, selector: str) -> EvalRecord:
-        """The record of a run, or of a record folder on disk.
-
-        Raises:
-            PrunescopeError: there is none, or it has no results.
-        """
-        from prunescope.records import read_record
-        from prunescope.tracking.spool import is_record_directory
-
-        folder = Path(selector)
-        if is_record_directory(folder):
-            return _finished(read_record(folder), selector)
-        from prunescope.tracking.query import resolve_run
-
-        store = self.store()
-        run: StoredRun = resolve_run(store, selector)
-        return _finished(store.read_record(run), selector)
-
-    def store(self) -> Store:
-        if self._store is None:
-            from prunescope.tracking.store import open_store
-
-            self._store = open_store(self._uri, root=options.DEFAULT_ROOT)
-        return self._store
-
-
-def _finished(record: EvalRecord, selector: str) -> EvalRecord:
-    if record.status != "finished":
-        why = f": {record.error.message}" if record.error else ""
-        raise RunNotFoundError(
-            f"expected a finished run, but {selector} is {record.status}{why}",
-            hint="Run the evaluation again",
+    with RunFinder(tracking_uri) as finder:
+        if pruned is None:
+            second = finder.find(original)
+            first = finder.find_baseline(second, original)
+        else:
+            first, second = finder.find(original), finder.find(pruned)
+        comparison = compare_directories(
+            first.directory,
+            second.directory,
+            margin=margin / 100,
+            allow_mismatch=allow_mismatch,
+            noise_dir=finder.find(noise).directory if noise is not None else None,
+            original_run=first.run,
+            pruned_run=second.run,
         )
-    return record
+    print_and_write(comparison, output_dir, wanted)
+    code = _judge(comparison, gate, junit, gate_json) if gate is not None else 0
+    if require_mask_kept and not _mask_kept(comparison):
+        code = code or 1
+    if code:
+        raise typer.Exit(code)
+
+
+def _check_formats(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    for name in wanted:
+        if name not in _FORMATS:
+            raise SettingError(f"--format takes {', '.join(_FORMATS)}; found '{name}'")
+    return wanted
+
+
+def _judge(comparison: Comparison, gate: str, junit: Path | None, report: Path | None) -> int:
+    from prunescope.cli.console import stdout
+    from prunescope.compare.gate import evaluate_gate, read_gate
+    from prunescope.compare.gate_output import describe, gate_junit
+    from prunescope.compare.gate_output import gate_json as as_json
+    from prunescope.records import write_file
+
+    result = evaluate_gate(comparison, read_gate(gate))
+    for found in result.conditions:
+        stdout().print(describe(found), soft_wrap=True, markup=False)
+    stdout().print(f"gate: {result.status}")
+    if junit is not None:
+        write_file(junit, gate_junit(result))
+    if report is not None:
+        write_file(report, as_json(result))
+    return result.exit_code
+
+
+def _mask_kept(comparison: Comparison) -> bool:
+    from prunescope.cli.console import stderr
+
+    masks = comparison.analysis.masks if comparison.analysis else None
+    kept = masks.kept if masks is not None else None
+    if kept is not True:
+        what = "a pruned weight came back" if kept is False else "not known from these two runs"
+        stderr().print(f"mask kept: {what}", soft_wrap=True)
+    return kept is True

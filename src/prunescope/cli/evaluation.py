@@ -75,6 +75,15 @@ def eval_command(
             show_default=False,
         ),
     ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--pattern",
+            help="The N:M pattern that is claimed, for example 2:4; an alarm where it is not so.",
+            rich_help_panel=_LABELS,
+            show_default=False,
+        ),
+    ] = None,
     tag: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,11 +116,12 @@ def eval_command(
         prunescope eval facebook/opt-125m@main --tasks boolq,rte --limit 100 --skip perplexity
     """
     config = build_config(model, locals())
-    labels = _build_labels(role, method, target_sparsity, run_name, tag)
+    labels = _build_labels(role, method, target_sparsity, pattern, run_name, tag)
 
     from prunescope.cli.console import TerminalProgress
+    from prunescope.cli.publishing import open_tracker
     from prunescope.cli.summary import print_outcome
-    from prunescope.cli.workflow import evaluate_and_track, open_tracker
+    from prunescope.cli.workflow import evaluate_and_track
 
     tracker = open_tracker(tracking_uri, options.DEFAULT_ROOT, experiment)
     with TerminalProgress() as progress:
@@ -158,6 +168,15 @@ def pair_command(
             show_default=False,
         ),
     ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--pattern",
+            help="The N:M pattern that is claimed, for example 2:4; an alarm where it is not so.",
+            rich_help_panel=_LABELS,
+            show_default=False,
+        ),
+    ] = None,
     output_dir: options.OutputDir = Path("eval_results"),
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
@@ -174,8 +193,8 @@ def pair_command(
     settings = locals()
     config = build_config(original, settings)
     pruned_config = build_config(pruned, settings)
-    labels = _build_labels("original", None, None, None, None)
-    pruned_labels = _build_labels("pruned", method, target_sparsity, None, None)
+    labels = _build_labels("original")
+    pruned_labels = _build_labels("pruned", method, target_sparsity, pattern)
 
     from prunescope.cli.pairing import run_pair
 
@@ -223,10 +242,11 @@ def build_config(model: str, settings: dict[str, Any]) -> EvalConfig:
 
 def _build_labels(
     role: str | None,
-    method: str | None,
-    target_sparsity: float | None,
-    run_name: str | None,
-    tag: list[str] | None,
+    method: str | None = None,
+    target_sparsity: float | None = None,
+    pattern: str | None = None,
+    run_name: str | None = None,
+    tag: list[str] | None = None,
 ) -> Labels:
     from prunescope.records import Labels
 
@@ -238,10 +258,15 @@ def _build_labels(
             f"--target-sparsity is a fraction from 0 to 1, found {target_sparsity:g}",
             hint="Write 0.5 for 50 %",
         )
+    if pattern is not None:
+        from prunescope.evaluate.sparsity.alarms import check_pattern
+
+        pattern = check_pattern(pattern)
     return Labels(
         role=known[role] if role else None,
         method=method,
         target_sparsity=target_sparsity,
+        pattern=pattern,
         run_name=run_name,
         tags=options.parse_tags(tag),
     )

@@ -25,9 +25,10 @@ def run_pair(
         PrunescopeError: a mistake that the user can mend.
     """
     from prunescope.cli.console import TerminalProgress
+    from prunescope.cli.publishing import open_tracker
     from prunescope.cli.reports import check_output_dir, print_and_write
     from prunescope.cli.summary import print_outcome
-    from prunescope.cli.workflow import evaluate_and_track, open_tracker
+    from prunescope.cli.workflow import evaluate_and_track
     from prunescope.compare.delta import compare_records
 
     check_output_dir(output_dir)
@@ -44,4 +45,6 @@ def run_pair(
             force=force,
         )
     print_outcome(second, tracker, brief=True)
-    print_and_write(compare_records(first.record, second.record), output_dir)
+    # Without a server there is no baseline, but the two records are here.
+    comparison = second.comparison or compare_records(first.record, second.record)
+    print_and_write(comparison, output_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,13 @@ def check_output_dir(folder: Path) -> None:
         ) from error
 
 
-def print_and_write(comparison: Comparison, output_dir: Path) -> None:
-    """The delta table on stdout; JSON, Markdown and HTML into ``output_dir``."""
+def print_and_write(
+    comparison: Comparison, output_dir: Path, formats: Sequence[str] = ("json", "md", "html")
+) -> None:
+    """The delta table on stdout; files of the given formats into ``output_dir``."""
     from prunescope.cli.console import stderr, stdout
     from prunescope.compare.report import terminal_report, write_comparison
 
     stdout().print(terminal_report(comparison))
-    for path in write_comparison(comparison, output_dir).values():
+    for path in write_comparison(comparison, output_dir, formats).values():
         stderr().print(f"wrote {path}", soft_wrap=True)

@@ -9,7 +9,7 @@ from prunescope.metrics import PERPLEXITY, format_percent, task_metric
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from prunescope.cli.workflow import Outcome, Tracker
+    from prunescope.cli.publishing import Outcome, Tracker
     from prunescope.records import EvalRecord
 
 __all__ = ["print_outcome", "summary_table"]
@@ -49,19 +49,18 @@ def print_outcome(outcome: Outcome, tracker: Tracker, *, brief: bool = False) ->
             style="bold red",
             soft_wrap=True,
         )
+    for alarm in record.alarms:
+        notes.print(Text(f"ALARM: {alarm.message}"), style="bold red", soft_wrap=True)
     if outcome.run is not None:
         where = outcome.run.url or f"{outcome.run.run_id} in {outcome.run.tracking_uri}"
         notes.print(Text(f"run  {outcome.run.run_name}  {where}"), soft_wrap=True)
         if tracker.store is not None and tracker.store.is_embedded:
             notes.print(Text("     browse it with: prunescope ui"), soft_wrap=True)
-    for problem in outcome.problems:
-        notes.print(Text(f"not tracked: {problem}"), style="bold yellow", soft_wrap=True)
-    if outcome.problems and outcome.directory is not None:
+    if outcome.problem is not None:
+        notes.print(Text(f"not tracked: {outcome.problem}"), style="bold yellow", soft_wrap=True)
+        where = f"the record is safe in {outcome.directory}"
         notes.print(
-            Text(
-                f"the record is safe in {outcome.directory}; "
-                "send it with: prunescope sync (with the same --tracking-uri)"
-            ),
+            Text(f"{where}; send it with: prunescope sync (with the same --tracking-uri)"),
             soft_wrap=True,
         )
 

@@ -27,7 +27,7 @@ def sync_command(
         prunescope sync --tracking-uri http://mlflow.lab:5000 --dry-run
     """
     from prunescope.cli.console import stdout
-    from prunescope.cli.workflow import Tracker, publish
+    from prunescope.cli.publishing import Tracker, publish
     from prunescope.tracking.spool import pending
     from prunescope.tracking.store import open_store
 
@@ -39,8 +39,8 @@ def sync_command(
             stdout().print(f"would send {directory}", soft_wrap=True)
             continue
         outcome = publish(directory, tracker)
-        for problem in outcome.problems:
-            raise problem
+        if outcome.problem is not None:
+            raise outcome.problem
         if outcome.run is not None:
             where = outcome.run.url or outcome.run.run_id
             stdout().print(f"sent {directory.name}  {where}", soft_wrap=True)

@@ -1,0 +1,109 @@
+"""From the name of a run to its record directory."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from prunescope.cli import options
+from prunescope.errors import RunNotFoundError
+from prunescope.records import EvalRecord, RunRef, read_record
+
+if TYPE_CHECKING:
+    from prunescope.tracking.store import Store
+
+__all__ = ["Found", "RunFinder"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished evaluation on this disk."""
+
+    directory: Path
+    record: EvalRecord
+    run: RunRef | None
+    """None for a record folder that the user named."""
+
+
+class RunFinder:
+    """Finds finished runs by name; opens the tracking store when a name first needs it.
+
+    What it fetches from a server is there until its context ends.
+    """
+
+    def __init__(self, tracking_uri: str | None) -> None:
+        self._uri = tracking_uri
+        self._store: Store | None = None
+        self._folder = tempfile.TemporaryDirectory(prefix="prunescope-")
+        self._fetched = 0
+
+    def __enter__(self) -> RunFinder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._folder.cleanup()
+
+    @property
+    def store(self) -> Store:
+        """The tracking store.
+
+        Raises:
+            TrackingError: it cannot be reached.
+        """
+        if self._store is None:
+            from prunescope.tracking.store import open_store
+
+            self._store = open_store(self._uri, root=options.DEFAULT_ROOT)
+        return self._store
+
+    def find(self, selector: str) -> Found:
+        """The evaluation that a run id, name, ``latest:MODEL`` or record folder stands for.
+
+        Raises:
+            PrunescopeError: there is none, more than one, or it did not finish.
+        """
+        from prunescope.tracking.spool import is_record_directory
+
+        folder = Path(selector)
+        if is_record_directory(folder):
+            return Found(folder, _finished(read_record(folder), selector), None)
+        from prunescope.tracking.query import resolve_run
+
+        run = resolve_run(self.store, selector)
+        _finished(self.store.read_record(run), selector)
+        self._fetched += 1
+        into = Path(self._folder.name) / str(self._fetched)
+        self.store.fetch(run, into, everything=True)
+        return Found(into, read_record(into), run.ref)
+
+    def find_baseline(self, pruned: Found, selector: str) -> Found:
+        """The original that a run points at.
+
+        Raises:
+            PrunescopeError: it points at none.
+        """
+        baseline = pruned.record.labels.baseline_run_id
+        if baseline is None:
+            raise RunNotFoundError(
+                f"{selector} has no baseline",
+                hint="Name both runs: prunescope compare ORIGINAL PRUNED",
+            )
+        return self.find(baseline)
+
+
+def _finished(record: EvalRecord, selector: str) -> EvalRecord:
+    if record.status != "finished":
+        why = f": {record.error.message}" if record.error else ""
+        raise RunNotFoundError(
+            f"expected a finished run, but {selector} is {record.status}{why}",
+            hint="Run the evaluation again",
+        )
+    return record

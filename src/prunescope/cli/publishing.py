@@ -1,0 +1,191 @@
+"""From a record directory to a run on the tracking server, with its reports and its baseline."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prunescope.errors import OutputError, PrunescopeError, TrackingError
+from prunescope.records import EvalRecord, RunRef, read_record, read_tensors, write_file
+
+if TYPE_CHECKING:
+    from prunescope.compare.delta import Comparison
+    from prunescope.tracking.store import Store, StoredRun
+
+__all__ = [
+    "DEFAULT_EXPERIMENT",
+    "Baseline",
+    "Outcome",
+    "Tracker",
+    "compare_with",
+    "fetch_baseline",
+    "open_tracker",
+    "publish",
+    "raise_alarms",
+]
+
+DEFAULT_EXPERIMENT = "prunescope"
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where runs go. Without a store (the server is away) records stay on disk."""
+
+    root: Path
+    store: Store | None
+    experiment: str | None
+    """None: the default experiment, and a finished run is recognised in any."""
+    problem: TrackingError | None = None
+    """Why there is no store."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluation came to."""
+
+    record: EvalRecord
+    run: RunRef | None
+    directory: Path | None
+    """The record directory; None where the numbers came from a run on the server."""
+    reused: bool = False
+    comparison: Comparison | None = None
+    """With its baseline, where it has one."""
+    problem: PrunescopeError | None = None
+    """What kept the run from the server."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The original that a run is compared with, fetched from the server."""
+
+    run: RunRef
+    directory: Path
+
+
+def open_tracker(uri: str | None, root: Path, experiment: str | None) -> Tracker:
+    """Open the tracking store for an evaluation, which can do without.
+
+    Raises:
+        OutputError: the folder for records cannot be written.
+    """
+    from prunescope.tracking.store import open_store
+
+    _check_writable(root / "records")
+    try:
+        return Tracker(root, open_store(uri, root=root), experiment)
+    except TrackingError as problem:
+        return Tracker(root, None, experiment, problem)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"cannot write into {folder}: {error.strerror or error}",
+            hint="Run the command in a folder that you may write",
+        ) from error
+
+
+@contextlib.contextmanager
+def fetch_baseline(tracker: Tracker, run: StoredRun | None) -> Iterator[Baseline | None]:
+    """The original's record directory, for as long as the context lasts; None without one.
+
+    Raises:
+        PrunescopeError: the run has no record, or the server refuses.
+    """
+    if run is None or tracker.store is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="prunescope-") as folder:
+        fetched = tracker.store.fetch(run, Path(folder) / "baseline", everything=True)
+        yield Baseline(run.ref, fetched)
+
+
+def raise_alarms(directory: Path, baseline: Baseline | None) -> None:
+    """Write into the record what contradicts its labels, or its baseline's weights and answers."""
+    from prunescope.evaluate.sparsity import find_alarms, same_answers
+
+    record = read_record(directory)
+    alarms = find_alarms(
+        record,
+        sparsity=read_tensors(directory) if record.sparsity is not None else None,
+        baseline=read_record(baseline.directory) if baseline else None,
+        answers_unchanged=same_answers(directory, baseline.directory) if baseline else None,
+    )
+    record = record.model_copy(update={"alarms": alarms})
+    write_file(directory / "record.json", record.model_dump_json(indent=1))
+
+
+def compare_with(
+    baseline: Baseline | None, directory: Path, run: RunRef | None = None
+) -> Comparison | None:
+    """The record against its baseline; None without one, or where either did not finish."""
+    from prunescope.compare.analysis import compare_directories
+
+    if baseline is None or read_record(directory).status != "finished":
+        return None
+    return compare_directories(
+        baseline.directory, directory, original_run=baseline.run, pruned_run=run
+    )
+
+
+def publish(directory: Path, tracker: Tracker, baseline: Baseline | None = None) -> Outcome:
+    """Write the run's reports into its record directory and send the whole to the server.
+
+    A server that cannot be reached is no error here: the record stays on disk, and the outcome
+    says what went wrong.
+    """
+    record = read_record(directory)
+    store = tracker.store
+    if store is None:
+        _write_reports(directory, record, None)
+        return Outcome(record, None, directory, problem=tracker.problem)
+    try:
+        if baseline is None and record.labels.baseline_run_id is not None:
+            with fetch_baseline(tracker, store.get(record.labels.baseline_run_id)) as fetched:
+                return _publish(directory, store, tracker, fetched)
+        return _publish(directory, store, tracker, baseline)
+    except TrackingError as problem:
+        return Outcome(record, None, directory, problem=problem)
+
+
+def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline | None) -> Outcome:
+    from prunescope.compare.delta import delta_metrics
+    from prunescope.compare.report import run_note
+    from prunescope.tracking.spool import mark_uploaded
+
+    record = read_record(directory)
+    comparison = compare_with(baseline, directory)
+    _write_reports(directory, record, comparison)
+    run = store.upload(
+        directory,
+        experiment=tracker.experiment or DEFAULT_EXPERIMENT,
+        extra_metrics=delta_metrics(comparison) if comparison is not None else {},
+    )
+    if comparison is not None and baseline is not None:
+        note = run_note(
+            comparison,
+            baseline_url=store.run_link(baseline.run),
+            compare_url=store.compare_link(baseline.run, run),
+        )
+        store.set_note(run.run_id, note)
+    mark_uploaded(directory, run)
+    return Outcome(record, run, directory, comparison=comparison)
+
+
+def _write_reports(directory: Path, record: EvalRecord, comparison: Comparison | None) -> None:
+    from prunescope.compare import report
+
+    if comparison is None:
+        markdown, page = report.run_report_markdown(record), report.run_report_html(record)
+    else:
+        markdown, page = report.markdown_report(comparison), report.html_report(comparison)
+    write_file(directory / "report.md", markdown)
+    write_file(directory / "report.html", page)
