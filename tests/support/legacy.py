@@ -1,4 +1,4 @@
-"""The older script's own output, and the records it would have had."""
+"""Results in the shape of the older script, and the records they would have had."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from prunescope.records import (
 
 __all__ = ["LEGACY_FILE", "legacy_json", "legacy_record"]
 
-LEGACY_FILE = Path(__file__).parents[1] / "data" / "legacy" / "comparison_20251030_160024.json"
+LEGACY_FILE = Path(__file__).parents[1] / "data" / "legacy" / "comparison_20250314_092653.json"
 
 
 def legacy_json() -> dict[str, Any]:
-    """The file as the older script wrote it."""
+    """A result file in the shape that the older script wrote, its empty accuracies included."""
     read: dict[str, Any] = json.loads(LEGACY_FILE.read_text(encoding="utf-8"))
     return read
 
@@ -39,7 +39,7 @@ def legacy_record(side: str) -> EvalRecord:
     return EvalRecord(
         record_id=side.ljust(32, "0"),
         status="finished",
-        started_at=datetime(2025, 10, 30, 16, 0, 24, tzinfo=UTC),
+        started_at=datetime(2025, 3, 14, 9, 26, 53, tzinfo=UTC),
         model=ModelInfo(
             requested=old["model_path"],
             name=old["model_name"],
