@@ -32,7 +32,9 @@ _PACKAGES = (
     "torch",
     "transformers",
 )
-_SECRET_NAME = re.compile(r"token(?!iz)|password|passwd|secret|api[_-]?key|credential", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"token(?!iz)|password|passwd|secret|api[_-]?key|credential", re.IGNORECASE
+)
 _SECRET_VALUE = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|xox[bp]-)[\w\-]{8,}")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 _REMOVED = "***"

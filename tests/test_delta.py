@@ -210,9 +210,7 @@ def test_the_older_scripts_results_give_the_deltas_it_left_empty() -> None:
         assert row.difference == sides[1] - sides[0]
     assert comparison.averaged == 7
     assert comparison.average.relative == pytest.approx(-0.153, abs=0.001)
-    assert comparison.perplexity[0].relative == pytest.approx(
-        9.0142 / 5.6213 - 1
-    )
+    assert comparison.perplexity[0].relative == pytest.approx(9.0142 / 5.6213 - 1)
     assert any("taken to be equal: task version" in note for note in comparison.notes)
 
 

@@ -104,7 +104,8 @@ def mlflow_metric_name(*parts: str) -> str:
 
 def corpus_title(corpus: str) -> str:
     """A corpus as tables name it: ``WikiText2`` for ``wikitext2``, a file by its last part."""
-    return _CORPORA.get(corpus) or corpus.replace("\\", "/").rstrip("/").rpartition("/")[2] or corpus
+    last_part = corpus.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return _CORPORA.get(corpus) or last_part or corpus
 
 
 def perplexity_title(corpus: str, *seqlens: int) -> str:
