@@ -24,7 +24,7 @@ from prunescope.tracking.links import redact, redact_uri, run_path
 from prunescope.tracking.notes import compose_note, plain_line
 from prunescope.tracking.runs import filter_string
 from prunescope.tracking.samples import share_rows
-from prunescope.tracking.view import VIEW_TAG, baseline_in, experiment_tags, shared_view
+from prunescope.tracking.view import View, read_view, view_value
 
 
 def with_labels(record: EvalRecord, **labels: Any) -> EvalRecord:
@@ -200,12 +200,9 @@ def test_values_are_cut_at_what_mlflow_stores() -> None:
 
 
 def test_secrets_do_not_reach_tags_params_or_the_headline() -> None:
-    command = "prunescope eval m --tracking-uri https://ada:hunter2@mlflow.lab/x"
-    record = original_record()
-    provenance = record.provenance.model_copy(update={"command": command})
     record = with_labels(
-        record.model_copy(update={"provenance": provenance}),
-        tags={"note": "token hf_abcdefghijklmnopqrst"},
+        original_record(),
+        tags={"note": "token hf_abcdefghijklmnopqrst", "from": "https://ada:hunter2@mlflow.lab/x"},
         method="https://bob:hunter2@x",
         run_name="run of postgresql://ada:hunter2@db/x",
     )
@@ -340,11 +337,25 @@ def test_text_is_redacted_inside_sentences() -> None:
     assert redact(text) == "POST https://mlflow.lab/api failed with hf_***"
 
 
-def test_the_preset_view_fits_a_tag_and_keeps_its_baseline() -> None:
-    value = experiment_tags("a" * 32)[VIEW_TAG]
-    assert len(value) < 20_000
-    assert value == shared_view("a" * 32)
-    assert baseline_in(value) == "a" * 32
-    assert baseline_in(shared_view()) is None
-    assert baseline_in("not ours") is None
-    assert baseline_in(None) is None
+def test_the_preset_view_fits_a_tag_and_can_be_read_back() -> None:
+    names = [f"pct/task_{number}" for number in range(60)] + ["ppl/c4", "acc/x", "pct/mean"]
+    view = View().extended(names, "a" * 32)
+    value = view_value(view)
+    assert value is not None
+    assert len(value) < 8_000
+    assert read_view(value) == view
+    assert view.baseline_run_id == "a" * 32
+    assert view.perplexities == ("ppl/c4",)
+    assert view.percentages[:7] == View().percentages
+    assert len(view.percentages) == 20
+
+
+def test_a_view_keeps_its_baseline_until_there_is_another() -> None:
+    view = read_view(view_value(View("a" * 32)))
+    assert view.extended([], None).baseline_run_id == "a" * 32
+    assert view.extended([], "b" * 32).baseline_run_id == "b" * 32
+
+
+@pytest.mark.parametrize("value", [None, "", "not ours", "{}", '{"state": 1}', '{"state": "x"}'])
+def test_a_view_that_cannot_be_read_is_the_default_one(value: str | None) -> None:
+    assert read_view(value) == View()

@@ -30,7 +30,7 @@ from prunescope.errors import OutputError, PrunescopeError, RecordError, Trackin
 from prunescope.records import EvalRecord, TaskResult, read_record, read_tensors, write_record
 from prunescope.tracking.spool import uploaded_to
 from prunescope.tracking.store import Store, open_store
-from prunescope.tracking.view import VIEW_TAG, baseline_in
+from prunescope.tracking.view import VIEW_TAG, read_view
 
 LOGIN_PAGE = b"<!doctype html><title>Sign in</title>"
 
@@ -378,7 +378,8 @@ def test_the_experiment_opens_in_a_preset_view_with_its_newest_original_as_basel
     example(tmp_path / "b", "pruned")
     embedded.upload(tmp_path / "b", experiment="view")
     tags = client(embedded).get_experiment(original.experiment_id).tags
-    assert baseline_in(tags[VIEW_TAG]) == original.run_id
+    assert read_view(tags[VIEW_TAG]).baseline_run_id == original.run_id
+    assert read_view(tags[VIEW_TAG]).perplexities == ("ppl/wikitext2",)
     assert tags["mlflow.experimentKind"] == "custom_model_development"
     assert "viewStateShareKey=prunescope" in tags["mlflow.note.content"].splitlines()[0]
     assert ("view", f"http://x/{_view_path(original.experiment_id)}") in embedded.experiment_links(

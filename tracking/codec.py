@@ -159,7 +159,8 @@ def _figures(
         if all(_is_fraction(task) for task in record.tasks.values() if not task.group):
             yield ("pct", "mean"), round(100 * mean, 3), 0
     for name, value in extra.items():
-        yield tuple(name.split("/")), value, 0
+        # MLflow's table shows all digits of a number.
+        yield tuple(name.split("/")), round(value, 4) if math.isfinite(value) else value, 0
     for stage, seconds in record.provenance.timings.items():
         yield ("time", f"{stage}_s"), seconds, 0
     if record.provenance.tokens_per_second is not None:
@@ -258,7 +259,7 @@ def tags(record: EvalRecord, *, nonfinite: Iterable[str] = ()) -> dict[str, str]
         "prunescope.alarms": ", ".join(alarm.code for alarm in record.alarms) or None,
         "prunescope.error": _failure(record),
         "mlflow.runColor": run_color(record),
-        "mlflow.source.name": provenance.command or "prunescope",
+        "mlflow.source.name": "prunescope",
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": provenance.git_commit,
         "mlflow.user": provenance.user or None,

@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from prunescope.records import DEFAULT_TASKS
 
-__all__ = ["VIEW_ID", "VIEW_TAG", "baseline_in", "experiment_tags", "shared_view"]
+__all__ = ["VIEW_ID", "VIEW_TAG", "View", "read_view", "view_value"]
 
 VIEW_ID = "prunescope"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_ID}"
@@ -24,28 +26,45 @@ _MAX_VALUE = 20_000
 _CREATED_MS = 1_767_225_600_000
 """A fixed time, so that equal views are equal tags and need no second request."""
 
-_CORPORA = ("wikitext2", "c4", "boolq-passages")
+_MAX_COLUMNS = 20
+_WIDTHS = {
+    "attributes.`Run Name`": 260,
+    "tags.`prunescope.role`": 135,
+    "tags.`prunescope.method`": 155,
+    "metrics.`sparsity/linear`": 125,
+    "metrics.`delta/mean_points`": 150,
+}
+"""Columns whose heading would be cut, pixels."""
 
 
-def experiment_tags(baseline_run_id: str | None = None) -> dict[str, str]:
-    """The tags of an experiment of evaluations.
+@dataclass(frozen=True)
+class View:
+    """What the preset view of an experiment shows."""
 
-    Args:
-        baseline_run_id: the run that the chart of differences measures against.
-    """
-    found = {
-        # Opens the pages for training runs; MLflow otherwise guesses, and asks.
-        "mlflow.experimentKind": "custom_model_development",
-    }
-    value = shared_view(baseline_run_id)
-    if len(value) < _MAX_VALUE:
-        found[VIEW_TAG] = value
-    return found
+    baseline_run_id: str | None = None
+    """The run that the chart of differences measures against."""
+    perplexities: tuple[str, ...] = ()
+    """Metrics ``ppl/<corpus>``."""
+    percentages: tuple[str, ...] = field(default=tuple(f"pct/{task}" for task in DEFAULT_TASKS))
+    """Metrics ``pct/<task>``."""
+
+    def extended(self, metrics: Iterable[str], baseline_run_id: str | None) -> View:
+        """The view that also shows ``metrics``, and another baseline where one is given."""
+        ppl, pct = list(self.perplexities), list(self.percentages)
+        for name in metrics:
+            section = ppl if name.startswith("ppl/") else pct if name.startswith("pct/") else None
+            if section is not None and name not in section and name != "pct/mean":
+                section.append(name)
+        return View(
+            baseline_run_id or self.baseline_run_id,
+            tuple(ppl[:_MAX_COLUMNS]),
+            tuple(pct[:_MAX_COLUMNS]),
+        )
 
 
-def shared_view(baseline_run_id: str | None = None) -> str:
-    """The value of the tag :data:`VIEW_TAG`."""
-    text = json.dumps(_state(baseline_run_id or ""), separators=(",", ":"))
+def view_value(view: View) -> str | None:
+    """The value of the tag :data:`VIEW_TAG`; None where it would be too long."""
+    text = json.dumps(_state(view), separators=(",", ":"))
     packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
     envelope = {
         "name": "prunescope",
@@ -53,50 +72,47 @@ def shared_view(baseline_run_id: str | None = None) -> str:
         "updatedAt": _CREATED_MS,
         "state": _PREFIX + packed,
     }
-    return json.dumps(envelope, separators=(",", ":"))
+    value = json.dumps(envelope, separators=(",", ":"))
+    return value if len(value) < _MAX_VALUE else None
 
 
-def baseline_in(value: str | None) -> str | None:
-    """The baseline of a view made by :func:`shared_view`, None where there is none."""
+def read_view(value: str | None) -> View:
+    """The view that :func:`view_value` made; the default one where it cannot be read."""
     try:
         state = json.loads(value or "")["state"].removeprefix(_PREFIX)
-        charts = json.loads(zlib.decompress(base64.b64decode(state)))["compareRunCharts"]
-        found = next(chart["baselineColumnUuid"] for chart in charts if "compareGroups" in chart)
+        found = json.loads(zlib.decompress(base64.b64decode(state)))
+        charts = found["compareRunCharts"]
+        baseline = next(chart["baselineColumnUuid"] for chart in charts if "compareGroups" in chart)
+        columns = [name.partition("`")[2].rstrip("`") for name in found["selectedColumns"]]
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration, zlib.error):
-        return None
-    return found if isinstance(found, str) and found else None
+        return View()
+    return View().extended(columns, baseline if isinstance(baseline, str) else None)
 
 
-def _state(baseline_run_id: str) -> dict[str, Any]:
-    columns = [f"tags.`prunescope.{name}`" for name in ("model", "role", "method")]
-    columns += [f"metrics.`{name}`" for name in _column_metrics()]
+def _state(view: View) -> dict[str, Any]:
+    metrics = ["sparsity/linear", *view.perplexities, "pct/mean", "delta/mean_points"]
+    metrics += view.percentages
+    tags = [f"tags.`prunescope.{name}`" for name in ("role", "method")]
+    columns = [*tags, *(f"metrics.`{name}`" for name in metrics), "tags.`prunescope.model`"]
+    name = "attributes.`Run Name`"
     return {
         "selectedColumns": columns,
-        "columnOrder": [],
-        "columnWidths": {},
+        "columnOrder": [name, *columns, "runDateAndNestInfo", "duration"],
+        "columnWidths": _WIDTHS,
         "orderByKey": "metrics.`sparsity/linear`",
         "orderByAsc": True,
         "runsHiddenMode": "FIRST_20_RUNS",
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
-        "compareRunCharts": _charts(baseline_run_id),
+        "compareRunCharts": _charts(view),
         "compareRunSections": _sections(),
     }
-
-
-def _column_metrics() -> list[str]:
-    return [
-        "sparsity/linear",
-        *(f"ppl/{corpus}" for corpus in _CORPORA),
-        "pct/mean",
-        "delta/mean_points",
-        *(f"pct/{task}" for task in DEFAULT_TASKS),
-    ]
 
 
 # --- charts -------------------------------------------------------------------------------------
 
 _OPEN_SECTIONS = ("Overview", "pct", "ppl", "delta", "layers", "sparsity")
+_LARGE = {"columns": 2, "cardHeight": 420}
 _CLOSED_SECTIONS = ("acc", "acc_norm", "stderr/acc", "stderr/acc_norm", "time", "")
 
 
@@ -111,6 +127,7 @@ def _sections() -> list[dict[str, Any]]:
             "isReordered": False,
             "deleted": False,
             "isGenerated": True,
+            **(_LARGE if name == "Overview" else {}),
         }
         for name in (*_OPEN_SECTIONS, *_CLOSED_SECTIONS)
     ]
@@ -120,7 +137,7 @@ def _section_id(name: str) -> str:
     return f"prunescope-section-{name.replace('/', '-') or 'rest'}"
 
 
-def _charts(baseline_run_id: str) -> list[dict[str, Any]]:
+def _charts(view: View) -> list[dict[str, Any]]:
     difference = _chart(
         "DIFFERENCE",
         "Overview",
@@ -129,28 +146,32 @@ def _charts(baseline_run_id: str) -> list[dict[str, Any]]:
         chartName="Differences from the baseline",
         showChangeFromBaseline=True,
         showDifferencesOnly=True,
-        baselineColumnUuid=baseline_run_id,
+        baselineColumnUuid=view.baseline_run_id or "",
     )
-    trade_offs = [_scatter("Mean accuracy (%) over sparsity", "pct/mean")]
-    trade_offs += [_scatter(f"Perplexity ({c}) over sparsity", f"ppl/{c}") for c in _CORPORA]
-    layers = _chart("LINE", "layers", "layers/sparsity", metricKey="layers/sparsity")
-    layers |= {
-        "selectedMetricKeys": ["layers/sparsity"],
-        "displayName": "Sparsity of each layer",
-        "xAxisKey": "step",
-        "scaleType": "linear",
-        "xAxisScaleType": "linear",
-        "lineSmoothness": 0,
-        "useGlobalXaxisKey": False,
-        "useGlobalLineSmoothing": True,
-        "yAxisKey": "metric",
-        "yAxisExpressions": [],
-        "range": {},
-    }
-    bars = ["pct/mean", *(f"pct/{task}" for task in DEFAULT_TASKS)]
-    bars += [f"ppl/{corpus}" for corpus in _CORPORA]
+    trade_offs = [_scatter(name) for name in ("pct/mean", *view.perplexities)]
+    bars = ["pct/mean", *view.percentages, *view.perplexities]
     bars += ["delta/mean_points", "delta/ppl_ratio", "sparsity/linear", "sparsity/total"]
-    return [difference, *trade_offs, *(_bar(name) for name in bars), layers]
+    return [difference, *trade_offs, *(_bar(name) for name in bars), _layers()]
+
+
+def _layers() -> dict[str, Any]:
+    return _chart(
+        "LINE",
+        "layers",
+        "layers/sparsity",
+        metricKey="layers/sparsity",
+        selectedMetricKeys=["layers/sparsity"],
+        displayName="Sparsity of each layer",
+        xAxisKey="step",
+        scaleType="linear",
+        xAxisScaleType="linear",
+        lineSmoothness=0,
+        useGlobalXaxisKey=False,
+        useGlobalLineSmoothing=True,
+        yAxisKey="metric",
+        yAxisExpressions=[],
+        range={},
+    )
 
 
 def _chart(kind: str, section: str, name: str, **more: Any) -> dict[str, Any]:
@@ -169,12 +190,11 @@ def _bar(metric: str) -> dict[str, Any]:
     return _chart("BAR", metric.rpartition("/")[0], metric, metricKey=metric)
 
 
-def _scatter(title: str, metric: str) -> dict[str, Any]:
+def _scatter(metric: str) -> dict[str, Any]:
     return _chart(
         "SCATTER",
         "Overview",
         metric,
-        displayName=title,
         xaxis={"key": "sparsity/linear", "type": "METRIC"},
         yaxis={"key": metric, "type": "METRIC"},
     )

@@ -112,7 +112,7 @@ class Store:
             existing = self._runs_of(record.record_id)
             ref = self._send(directory, record, target, existing, note, extra_metrics)
         if ref.experiment_id == target.experiment_id:
-            self._present(target, ref.run_id if record.labels.role == "original" else None)
+            self._present(target, ref, record)
         with contextlib.suppress(OutputError):
             spool.mark_uploaded(directory, ref)
         return ref
@@ -165,16 +165,23 @@ class Store:
         place = folder.as_uri() if folder is not None else None
         return get_or_create_experiment(self._client, name, place)
 
-    def _present(self, experiment: Experiment, original_run_id: str | None) -> None:
+    def _present(self, experiment: Experiment, ref: RunRef, record: EvalRecord) -> None:
         """Give the experiment its preset view and note. They are a nicety, so no error."""
         have = dict(experiment.tags)
-        baseline = original_run_id or view.baseline_in(have.get(view.VIEW_TAG))
-        wanted = view.experiment_tags(baseline)
-        if is_ours(have.get(_NOTE)):
-            wanted[_NOTE] = experiment_note(experiment.experiment_id, view.VIEW_ID)
+        names = [point.name for point in encode(record).metrics]
+        original = ref.run_id if record.labels.role == "original" else None
+        shown = view.read_view(have.get(view.VIEW_TAG)).extended(names, original)
+        wanted = {
+            # Opens the pages for training runs; MLflow otherwise guesses, and asks.
+            "mlflow.experimentKind": "custom_model_development",
+            view.VIEW_TAG: view.view_value(shown),
+            _NOTE: experiment_note(experiment.experiment_id, view.VIEW_ID),
+        }
+        if not is_ours(have.get(_NOTE)):
+            del wanted[_NOTE]
         with contextlib.suppress(TrackingError), tracking_errors(self._location.uri):
             for key, value in wanted.items():
-                if have.get(key) != value:
+                if value is not None and have.get(key) != value:
                     self._client.set_experiment_tag(experiment.experiment_id, key, value)
 
     # --- finding --------------------------------------------------------------------------------
