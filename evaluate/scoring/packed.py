@@ -179,6 +179,7 @@ def _attention_cost(model: Any) -> float:
     The multiplications alone would give 2; on a CPU a softmax over them makes it 3.
     """
     text = model.config.get_text_config()
+    layers = getattr(text, "num_hidden_layers", 1)
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     body = sum(p.numel() for p in model.base_model.parameters() if id(p) not in embeddings)
-    return float(3 * text.num_hidden_layers * text.hidden_size / max(body, 1))
+    return float(3 * layers * getattr(text, "hidden_size", 1) / max(body, 1))

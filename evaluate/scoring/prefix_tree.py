@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
+from prunescope.errors import PrunescopeError
 from prunescope.evaluate.scoring.branched import BranchedEngine
 from prunescope.evaluate.scoring.masks import find_mask_form
 from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory, out_of_memory_error
@@ -56,6 +57,7 @@ class PrefixTreeScorer:
         self._budget: int | None = None
         self._say = say
         self._engines: list[Engine] | None = None
+        self._problems: list[str] = []
         self._checked = 0
         self.tokens = 0
 
@@ -71,7 +73,7 @@ class PrefixTreeScorer:
             return {}
         longest = max(len(request.input) for request in requests)
         if self._engines is None:
-            self._engines = list(self._candidates(requests[0]))
+            self._engines = self._build_engines(requests[0])
         if longest > RECHECK_FROM * self._checked:
             self._check(pick_sample(requests))
             self._checked = longest
@@ -79,16 +81,22 @@ class PrefixTreeScorer:
             return None
         return self._run(self._engines[0], requests, done)
 
-    def _candidates(self, request: Request) -> Iterator[Engine]:
+    def _build_engines(self, request: Request) -> list[Engine]:
         """Engines by promise, those that cannot work left out."""
         probe = torch.tensor([request.input[:PROBE_TOKENS]], device=self._device)
-        head = find_head(self._model, probe)
+        try:
+            head = find_head(self._model, probe)
+            form = find_mask_form(self._model.config)
+        except Exception as error:
+            self._problems.append(f"{type(error).__name__} in a first trial")
+            return []
         if head is None:
-            return
-        form = find_mask_form(self._model.config)
+            self._problems.append("its logits have an unknown form")
+            return []
+        engines: list[Engine] = [BranchedEngine(self._model, head, self._device)]
         if form is not None:
-            yield PackedEngine(self._model, head, form, self._device)
-        yield BranchedEngine(self._model, head, self._device)
+            engines.insert(0, PackedEngine(self._model, head, form, self._device))
+        return engines
 
     @property
     def engine_name(self) -> str | None:
@@ -98,26 +106,27 @@ class PrefixTreeScorer:
     def _check(self, sample: Sequence[Request]) -> None:
         """Drop engines until the first agrees with the model's ordinary forward pass."""
         wanted = self._reference(sample) if self._engines else {}
-        problems = []
         tokens = self.tokens
         while self._engines:
             engine = self._engines[0]
             try:
                 found = self._run(engine, sample, lambda _: None)
+            except PrunescopeError:
+                raise
             # What a model makes of arguments that it does not know can be any error.
-            except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError) as e:
-                problems.append(f"{engine.name} fail with {type(e).__name__}")
+            except Exception as error:
+                self._problems.append(f"{engine.name} fail with {type(error).__name__}")
             else:
                 excess = worst_excess(found, wanted, sample, self._model.dtype)
                 if not excess:
                     break
-                problems.append(f"{engine.name} are off by {excess:.3g} nats")
+                self._problems.append(f"{engine.name} are off by {excess:.3g} nats")
             finally:
                 self.tokens = tokens
             del self._engines[0]
         if not self._engines:
             name = type(self._model).__name__
-            reason = ", ".join(problems) or "its logits have an unknown form"
+            reason = ", ".join(self._problems)
             self._say(f"{name} does not fit prefix trees ({reason}): using lm-eval's own backend")
 
     def _reference(self, sample: Sequence[Request]) -> dict[int, Score]:
