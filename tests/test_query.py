@@ -10,7 +10,7 @@ from support.server import fresh_store
 
 from prunescope.errors import RecordError, RunNotFoundError
 from prunescope.records import RunRef, write_record
-from prunescope.tracking.query import find_finished, resolve_run
+from prunescope.tracking.query import resolve_run
 from prunescope.tracking.store import Store, open_store
 
 
@@ -103,10 +103,9 @@ def test_a_run_that_did_not_finish_is_told_as_such(store: Store, refs: dict[str,
 def test_a_finished_evaluation_is_found_by_its_key(store: Store, refs: dict[str, RunRef]) -> None:
     key = original_record().record_key
     assert key is not None
-    run = find_finished(store, key)
-    assert run is not None
+    (run,) = store.search(record_key=key)
     assert run.ref == refs["original"]
-    assert find_finished(store, "f" * 64) is None
+    assert store.search(record_key="f" * 64) == []
 
 
 def test_a_strangers_run_is_found_by_id_and_has_no_record(store: Store, folder: Path) -> None:

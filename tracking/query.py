@@ -14,22 +14,13 @@ from prunescope.tracking.runs import StoredRun
 if TYPE_CHECKING:
     from prunescope.tracking.store import Store
 
-__all__ = ["find_finished", "resolve_run"]
+__all__ = ["resolve_run"]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _ID_PREFIX = re.compile(r"[0-9a-f]{4,31}")
 _CANDIDATES = 5
 _RECENT = 100
 _LIST_HINT = "List runs: prunescope runs"
-
-
-def find_finished(store: Store, record_key: str) -> StoredRun | None:
-    """The newest finished run with this key, None where there is none.
-
-    Raises:
-        TrackingError: the store refuses.
-    """
-    return next(iter(store.search(record_key=record_key, limit=1)), None)
 
 
 def resolve_run(store: Store, selector: str) -> StoredRun:

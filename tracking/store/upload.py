@@ -35,7 +35,7 @@ __all__ = [
 
 ARTIFACT_PATHS = re.compile(
     r"record\.json|sparsity\.json|report\.(md|html)"
-    r"|plots/[^/]+\.png|samples/[^/]+\.parquet|tokens/[^/]+\.npz|tables/[^/]+\.json"
+    r"|plots/[^/]+\.(png|svg)|samples/[^/]+\.parquet|tokens/[^/]+\.npz|tables/[^/]+\.json"
 )
 """What of a record directory belongs to the run, and all that is ever taken out of one."""
 

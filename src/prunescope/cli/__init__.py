@@ -76,6 +76,7 @@ def _register() -> None:
     from prunescope.cli.comparison import compare_command
     from prunescope.cli.demo import demo_command
     from prunescope.cli.evaluation import eval_command, pair_command
+    from prunescope.cli.leaderboard import leaderboard_command
     from prunescope.cli.listing import runs_command
     from prunescope.cli.sparsity import sparsity_command
     from prunescope.cli.sync import sync_command
@@ -85,6 +86,7 @@ def _register() -> None:
     app.command("pair")(pair_command)
     app.command("compare")(compare_command)
     app.command("runs")(runs_command)
+    app.command("leaderboard")(leaderboard_command)
     app.command("sparsity")(sparsity_command)
     app.command("sync")(sync_command)
     app.command("demo")(demo_command)

@@ -17,7 +17,14 @@ from prunescope.cli.publishing import (
     raise_alarms,
 )
 from prunescope.errors import RunNotFoundError, TrackingError
-from prunescope.records import EvalConfig, Labels, new_record_id, read_record, write_record
+from prunescope.records import (
+    EvalConfig,
+    EvalRecord,
+    Labels,
+    new_record_id,
+    read_record,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from prunescope.evaluate.prepare import Prepared
@@ -98,18 +105,19 @@ def _judge_and_publish(directory: Path, tracker: Tracker, original: StoredRun | 
 
 
 def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | None:
-    from prunescope.tracking.query import find_finished
     from prunescope.tracking.spool import find_record, new_record_directory
 
     local = find_record(tracker.root, prepared.record_key)
-    run = find_finished(tracker.store, prepared.record_key) if tracker.store else None
-    if run is not None and tracker.store is not None:
-        known = tracker.store.read_record(run)
-        if _agrees(known.labels, labels) and _in_experiment(tracker, run):
-            return _recognised(run, tracker)
-        directory = new_record_directory(tracker.root, known)
-        tracker.store.fetch(run, directory, everything=True)
-        return _relabel(directory, labels, tracker)
+    known = None
+    if tracker.store is not None:
+        for run in tracker.store.search(record_key=prepared.record_key):
+            known = tracker.store.read_record(run)
+            if _agrees(known.labels, labels) and _in_experiment(tracker, run):
+                return _recognised(run, known, tracker)
+        if known is not None:
+            directory = new_record_directory(tracker.root, known)
+            tracker.store.fetch(run, directory, everything=True)
+            return _relabel(directory, labels, tracker)
     if local is None:
         return None
     known = read_record(local)
@@ -120,12 +128,9 @@ def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | No
     return _relabel(directory, labels, tracker)
 
 
-def _recognised(run: StoredRun, tracker: Tracker) -> Outcome:
+def _recognised(run: StoredRun, record: EvalRecord, tracker: Tracker) -> Outcome:
     """A run as it lies on the server, with its comparison where it has a baseline."""
-    if tracker.store is None:
-        raise RuntimeError("a stored run without a store")
-    record = tracker.store.read_record(run)
-    if record.labels.baseline_run_id is None:
+    if tracker.store is None or record.labels.baseline_run_id is None:
         return Outcome(record, run.ref, None, reused=True)
     original = tracker.store.get(record.labels.baseline_run_id)
     with tempfile.TemporaryDirectory() as folder, fetch_baseline(tracker, original) as baseline:
@@ -155,14 +160,13 @@ def _relabel(directory: Path, labels: Labels, tracker: Tracker) -> Outcome:
     from prunescope.tracking.spool import forget_uploads
 
     known = read_record(directory)
-    given = labels.model_dump(exclude_defaults=True)
     provenance = known.provenance.model_copy(
         update={"reused_from": known.provenance.reused_from or known.record_id}
     )
     record = known.model_copy(
         update={
             "record_id": new_record_id(),
-            "labels": Labels.model_validate({**known.labels.model_dump(), **given}),
+            "labels": labels,
             "provenance": provenance,
         }
     )
