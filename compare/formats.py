@@ -27,6 +27,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "\u0394": r"$\Delta$",
     "\u2212": "$-$",
     "\u00b1": r"$\pm$",
     "\u00d7": r"$\times$",

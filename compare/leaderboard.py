@@ -30,6 +30,7 @@ __all__ = [
     "Leaderboard",
     "LeaderboardRow",
     "LeaderboardRun",
+    "first_rows",
     "leaderboard",
     "leaderboard_csv",
     "leaderboard_run",
@@ -188,11 +189,16 @@ def leaderboard(
             return True, 0.0, row.run.name
         return False, -value if highest_first else value, row.run.name
 
+    return _board(tuple(sorted(rows, key=order)))
+
+
+def _board(rows: tuple[LeaderboardRow, ...]) -> Leaderboard:
+    runs = [row.run for row in rows]
     tasks = dict.fromkeys(task for run in runs for task in run.accuracy)
     corpora = {(c, run.settings.get("seqlen", "")) for run in runs for c in run.perplexity}
     first = [task for task in DEFAULT_TASKS if task in tasks]
     return Leaderboard(
-        rows=tuple(sorted(rows, key=order)),
+        rows=rows,
         tasks=(*first, *sorted(task for task in tasks if task not in first)),
         corpora=tuple(sorted(corpora)),
     )
@@ -254,6 +260,11 @@ def _ratio(run: LeaderboardRun, baseline: LeaderboardRun) -> float | None:
         if baseline.perplexity.get(corpus):
             return value / baseline.perplexity[corpus]
     return None
+
+
+def first_rows(board: Leaderboard, limit: int | None) -> Leaderboard:
+    """The first rows alone, with the columns that they have between them; all when None."""
+    return board if limit is None else _board(board.rows[:limit])
 
 
 def leaderboard_csv(board: Leaderboard) -> str:

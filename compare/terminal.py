@@ -19,7 +19,7 @@ from prunescope.compare.tables import (
     task_table,
 )
 
-__all__ = ["plain_report", "plain_table", "terminal_report"]
+__all__ = ["plain_report", "plain_table", "plain_text", "terminal_report", "wide_table"]
 
 _FIRST_WIDTH = 21
 _WIDTH = 16
@@ -70,6 +70,22 @@ def terminal_report(comparison: Comparison) -> RenderableType:
     if remarks := _remarks(tables):
         parts.append(Text("\n".join(remarks), style="dim"))
     return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+
+
+def plain_text(table: Table) -> str:
+    """One table with its caption in plain text, as wide as it needs to be."""
+    lines = _aligned((table.header, *_texts(table)), least=(0, 0))
+    return "\n".join([*lines, *([table.caption] if table.caption else [])]) + "\n"
+
+
+def wide_table(table: Table) -> tuple[RenderableType, int]:
+    """One table with its caption for a rich console, and the columns that it needs unbroken."""
+    widths = [
+        max(cell_len(_one_line(text)) for text in column)
+        for column in zip(table.header, *_texts(table), strict=True)
+    ]
+    caption = Text(table.caption, style="dim")
+    return Group(_rich_table(table), caption), sum(widths) + 2 * len(widths)
 
 
 # --- what is shown ------------------------------------------------------------------------------
