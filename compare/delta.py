@@ -18,7 +18,15 @@ from prunescope.compare.comparability import (
     unchecked,
 )
 from prunescope.errors import RecordError
-from prunescope.metrics import ACC, PERPLEXITY, SPARSITY, Metric, perplexity_title, task_metric
+from prunescope.metrics import (
+    ACC,
+    PERPLEXITY,
+    SPARSITY,
+    Metric,
+    mlflow_metric_name,
+    perplexity_title,
+    task_metric,
+)
 from prunescope.records import DEFAULT_TASKS, EvalRecord, RunRef, ZeroCount
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ __all__ = [
     "Comparison",
     "Row",
     "compare_records",
+    "comparison_metrics",
     "delta_metrics",
     "ordered_tasks",
 ]
@@ -161,6 +170,20 @@ def delta_metrics(comparison: Comparison) -> dict[str, float]:
             found["delta/ppl_ratio"] = 1 + row.relative
             break
     return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def comparison_metrics(comparison: Comparison) -> dict[str, float]:
+    """What a comparison's own run carries: :func:`delta_metrics`, and the tasks one by one.
+
+    Returns:
+        Besides those ``delta/points/TASK``: change of the primary metric, percentage points,
+        finite ones only.
+    """
+    found = delta_metrics(comparison)
+    for row in comparison.tasks:
+        if row.comparable and row.difference is not None and math.isfinite(row.difference):
+            found[mlflow_metric_name("delta", "points", row.label)] = 100 * row.difference
+    return found
 
 
 def ordered_tasks(*records: EvalRecord) -> list[str]:

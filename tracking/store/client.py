@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prunescope.errors import OutputError, RecordError, RunNotFoundError, TrackingError
-from prunescope.records import EvalRecord, Role, RunRef, read_record
+from prunescope.records import EvalRecord, RunRef, read_record
 from prunescope.tracking import links, spool, view
 from prunescope.tracking.codec import encode, headline
 from prunescope.tracking.notes import compose_note, cut_note, experiment_note, is_ours
 from prunescope.tracking.runs import StoredRun, filter_string
 from prunescope.tracking.store import upload as sending
+from prunescope.tracking.store.comparisons import send_comparison
 from prunescope.tracking.store.connect import Location, connect, locate, tracking_errors
 from prunescope.tracking.store.download import download_directory, download_record
 from prunescope.tracking.store.search import (
@@ -184,12 +185,39 @@ class Store:
                 if value is not None and have.get(key) != value:
                     self._client.set_experiment_tag(experiment.experiment_id, key, value)
 
+    def log_comparison(
+        self,
+        original: RunRef,
+        pruned: RunRef,
+        files: Sequence[Path],
+        *,
+        metrics: Mapping[str, float],
+        headline: str,
+    ) -> RunRef:
+        """Store a comparison as a run of its own, in the pruned run's experiment.
+
+        Args:
+            original: one side's run, in this store.
+            pruned: the other side's.
+            files: the reports, one a format.
+            metrics: differences, such as ``delta/mean_points``.
+            headline: the comparison in one line of plain text.
+
+        Raises:
+            TrackingError: the store refuses, has not both runs, or a file did not arrive.
+        """
+        with tracking_errors(self._location.uri):
+            run_id, name = send_comparison(
+                self._client, self._location.uri, (original, pruned), files, metrics, headline
+            )
+        return self._ref(run_id, pruned.experiment_id, name)
+
     # --- finding --------------------------------------------------------------------------------
 
     def search(
         self,
         *,
-        role: Role | str | None = None,
+        role: str | None = None,
         model: str | None = None,
         experiment: str | None = None,
         method: str | None = None,

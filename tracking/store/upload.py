@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARTIFACT_PATHS",
+    "File",
     "artifact_files",
     "artifacts_of",
     "log_fields",
@@ -43,7 +44,7 @@ _LOCK_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
     """A local file and its path among the run's artifacts."""
 
     local: Path
@@ -51,6 +52,7 @@ class _File:
 
     @property
     def size(self) -> int:
+        """Bytes of the local file."""
         return self.local.stat().st_size
 
 
@@ -121,7 +123,7 @@ def log_fields(
 
 
 @contextlib.contextmanager
-def artifact_files(directory: Path, record: EvalRecord) -> Iterator[list[_File]]:
+def artifact_files(directory: Path, record: EvalRecord) -> Iterator[list[File]]:
     """The files of a record directory that belong to the run, and the table made from them.
 
     Raises:
@@ -129,7 +131,7 @@ def artifact_files(directory: Path, record: EvalRecord) -> Iterator[list[_File]]
     """
     with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
         found = [
-            _File(path, PurePosixPath(path.relative_to(directory).as_posix()))
+            File(path, PurePosixPath(path.relative_to(directory).as_posix()))
             for path in sorted(directory.rglob("*"))
             if path.is_file() and not path.is_symlink()
         ]
@@ -140,7 +142,7 @@ def artifact_files(directory: Path, record: EvalRecord) -> Iterator[list[_File]]
         if samples and not any(str(file.path) == TABLE_PATH for file in files):
             table = Path(scratch) / PurePosixPath(TABLE_PATH).name
             table.write_text(_table(directory, samples), encoding="utf-8")
-            files.append(_File(table, PurePosixPath(TABLE_PATH)))
+            files.append(File(table, PurePosixPath(TABLE_PATH)))
         yield files
 
 
@@ -164,7 +166,7 @@ def artifacts_of(run: Run, tracking_uri: str) -> ArtifactRepository:
     return get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri)
 
 
-def send_artifacts(store: ArtifactRepository, files: list[_File], *, resume: bool) -> None:
+def send_artifacts(store: ArtifactRepository, files: list[File], *, resume: bool) -> None:
     """Store ``files`` as artifacts of a run, then list them to see that they have arrived.
 
     An upload that a login page answered looks like one that succeeded.
@@ -191,7 +193,7 @@ def send_artifacts(store: ArtifactRepository, files: list[_File], *, resume: boo
         )
 
 
-def _missing(store: ArtifactRepository, files: list[_File]) -> list[_File]:
+def _missing(store: ArtifactRepository, files: list[File]) -> list[File]:
     sizes: dict[str, int | None] = {}
     for folder in dict.fromkeys(file.path.parent for file in files):
         listed = store.list_artifacts(str(folder) if folder.name else None)

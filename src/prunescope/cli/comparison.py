@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,10 @@ from prunescope.cli import options
 from prunescope.errors import SettingError
 
 if TYPE_CHECKING:
+    from prunescope.cli.finder import Found
     from prunescope.compare.delta import Comparison
+    from prunescope.records import RunRef
+    from prunescope.tracking.store import Store
 
 __all__ = ["compare_command"]
 
@@ -85,6 +89,12 @@ def compare_command(
             "--gate-json", help="Gate as JSON.", rich_help_panel=_GATE, show_default=False
         ),
     ] = None,
+    log: Annotated[
+        bool,
+        typer.Option(
+            "--log", help="Store the comparison as a run of its own that points at both runs."
+        ),
+    ] = False,
     require_mask_kept: Annotated[
         bool,
         typer.Option(
@@ -108,6 +118,8 @@ def compare_command(
         prunescope compare 3f9c1e7a runs:/88d0 --tracking-uri http://mlflow.lab:5000
 
         prunescope compare latest:wanda-50 --gate "ppl<=+5%, acc.mean>=-1pt, sparsity>=50%"
+
+        prunescope compare latest:Llama-2-7b-hf latest:wanda-50 --log
     """
     from prunescope.cli.finder import RunFinder
     from prunescope.cli.reports import check_output_dir, print_and_write
@@ -127,6 +139,7 @@ def compare_command(
             first = finder.find_baseline(second, original)
         else:
             first, second = finder.find(original), finder.find(pruned)
+        runs = _tracked(first, second) if log else None
         comparison = compare_directories(
             first.directory,
             second.directory,
@@ -136,12 +149,37 @@ def compare_command(
             original_run=first.run,
             pruned_run=second.run,
         )
-    print_and_write(comparison, output_dir, wanted)
+        files = print_and_write(comparison, output_dir, wanted)
+        if runs is not None:
+            _log(finder.store, runs, comparison, files)
     code = _judge(comparison, gate, junit, gate_json) if gate is not None else 0
     if require_mask_kept and not _mask_kept(comparison):
         code = code or 1
     if code:
         raise typer.Exit(code)
+
+
+def _tracked(first: Found, second: Found) -> tuple[RunRef, RunRef]:
+    if first.run is None or second.run is None:
+        raise SettingError(
+            "--log needs two runs of a tracking server, found a record folder",
+            hint="Send it with: prunescope sync, then name the run",
+        )
+    return first.run, second.run
+
+
+def _log(
+    store: Store, runs: tuple[RunRef, RunRef], comparison: Comparison, files: Sequence[Path]
+) -> None:
+    from prunescope.cli.console import stderr
+    from prunescope.compare.delta import comparison_metrics
+    from prunescope.compare.report import headline
+
+    run = store.log_comparison(
+        *runs, files, metrics=comparison_metrics(comparison), headline=headline(comparison)
+    )
+    where = run.url or f"{run.run_id} in {run.tracking_uri}"
+    stderr().print(f"run  {run.run_name}  {where}", soft_wrap=True, markup=False)
 
 
 def _check_formats(wanted: tuple[str, ...]) -> tuple[str, ...]:

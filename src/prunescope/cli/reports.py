@@ -34,11 +34,17 @@ def check_output_dir(folder: Path) -> None:
 
 def print_and_write(
     comparison: Comparison, output_dir: Path, formats: Sequence[str] = ("json", "md", "html")
-) -> None:
-    """The delta table on stdout; files of the given formats into ``output_dir``."""
+) -> tuple[Path, ...]:
+    """The delta table on stdout; files of the given formats into ``output_dir``.
+
+    Returns:
+        The files.
+    """
     from prunescope.cli.console import stderr, stdout
     from prunescope.compare.report import terminal_report, write_comparison
 
     stdout().print(terminal_report(comparison))
-    for path in write_comparison(comparison, output_dir, formats).values():
+    files = tuple(write_comparison(comparison, output_dir, formats).values())
+    for path in files:
         stderr().print(f"wrote {path}", soft_wrap=True)
+    return files
