@@ -30,6 +30,7 @@ from prunescope.records import (
     ModelInfo,
     Provenance,
     Stage,
+    read_record,
     samples_path,
     tokens_path,
     utc_now,
@@ -80,7 +81,7 @@ class _Run:
             update={"timings": dict(self.timings), "notes": tuple(self.notes)}
         )
         self.record = self.record.model_copy(update={"provenance": provenance, **changes})
-        write_record(self.directory, self.record)
+        self.record = write_record(self.directory, self.record)
 
     def mark_broken(self, breakage: Breakage | None) -> None:
         if breakage is not None:
@@ -93,14 +94,18 @@ def run(
     record: EvalRecord,
     directory: Path,
     progress: Progress,
+    *,
+    interrupted: Path | None = None,
 ) -> EvalRecord:
     """Do the work, and keep in ``directory`` whatever has been found so far.
 
     Args:
-        prepared: from :func:`prepare`.
-        record: from :meth:`Prepared.new_record`.
+        prepared: from :func:`~prunescope.evaluate.prepare.prepare`.
+        record: from :meth:`~prunescope.evaluate.prepare.Prepared.new_record`.
         directory: the record directory; made where it is missing.
         progress: hears of each stage.
+        interrupted: the record directory of an evaluation with the same key that failed; the
+            tasks and the perplexity that it finished are taken over.
 
     Returns:
         The finished record, as ``record.json`` holds it.
@@ -114,6 +119,8 @@ def run(
     state = _Run(directory, record, progress, provenance, dict(prepared.timings))
     state.update()
     try:
+        if interrupted is not None:
+            _take_over(interrupted, state)
         _stages(prepared, state)
     except BaseException as error:
         failure = FailureInfo(type=type(error).__name__, message=str(error) or repr(error))
@@ -121,6 +128,28 @@ def run(
         raise
     state.update(status="finished", finished_at=utc_now())
     return state.record
+
+
+def _take_over(interrupted: Path, state: _Run) -> None:
+    """What an interrupted evaluation with the same key has finished, its files included."""
+    known = read_record(interrupted)
+    if known.record_key != state.record.record_key:
+        raise RuntimeError(f"{interrupted} is another evaluation")
+    kept: dict[str, dict[str, Any]] = {"perplexity": {}, "tasks": {}}
+    for part, results, path_of in (
+        ("perplexity", known.perplexity, tokens_path),
+        ("tasks", known.tasks, samples_path),
+    ):
+        for name, result in results.items():
+            source = path_of(interrupted, name)
+            if source.is_file():
+                write_file(path_of(state.directory, name), source.read_bytes())
+                kept[part][name] = result
+    finished = [*kept["perplexity"], *kept["tasks"]]
+    if finished:
+        broken = tuple(b for b in known.broken if b.stage in ("perplexity", "tasks"))
+        state.say(f"taken over from the interrupted evaluation: {', '.join(finished)}")
+        state.update(broken=broken, **kept)
 
 
 def _stages(prepared: Prepared, state: _Run) -> None:
@@ -186,6 +215,8 @@ def _sparsity_stage(prepared: Prepared, loaded: loading.LoadedModel | None, stat
 def _perplexity_stage(
     prepared: Prepared, corpus: Corpus, loaded: loading.LoadedModel, state: _Run
 ) -> None:
+    if corpus.name in state.record.perplexity:
+        return
     if prepared.protocol.seqlen is None:
         raise RuntimeError("perplexity needs a window length")
     measured = measure_perplexity(
@@ -210,6 +241,8 @@ def _tasks_stage(
     began = time.perf_counter()
     lm = build_scorer(loaded, batch_size=prepared.config.batch_size, progress=state)
     for name, planned in prepared.planned.items():
+        if name in state.record.tasks:
+            continue
         outcome = run_task(
             name,
             tasks,
@@ -225,9 +258,10 @@ def _tasks_stage(
     for group in aggregate_groups(tasks, state.record.tasks):
         state.update(tasks={**state.record.tasks, group.task: group})
     seconds = time.perf_counter() - began
-    state.provenance = state.provenance.model_copy(
-        update={"tokens_per_second": lm.tokens_scored / seconds}
-    )
+    if lm.tokens_scored:
+        state.provenance = state.provenance.model_copy(
+            update={"tokens_per_second": lm.tokens_scored / seconds}
+        )
     state.update(
         protocol=state.record.protocol.model_copy(update={"scorer": lm.scorer_name}),
     )

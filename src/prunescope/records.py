@@ -546,13 +546,18 @@ def tokens_path(directory: Path, corpus: str) -> Path:
     return directory / "tokens" / _file_name(corpus, ".npz")
 
 
-def write_record(directory: Path, record: EvalRecord) -> None:
-    """Write ``record.json`` (and ``sparsity.json``, where it has tensors) into ``directory``."""
+def write_record(directory: Path, record: EvalRecord) -> EvalRecord:
+    """Write ``record.json`` (and ``sparsity.json``, where it has tensors) into ``directory``.
+
+    Returns:
+        The record as ``record.json`` holds it: its sparsity without the tensors.
+    """
     if record.sparsity is not None and record.sparsity.tensors:
         write_file(directory / "sparsity.json", record.sparsity.model_dump_json(indent=1))
         slim = record.sparsity.model_copy(update={"tensors": ()})
         record = record.model_copy(update={"sparsity": slim})
     write_file(directory / "record.json", record.model_dump_json(indent=1))
+    return record
 
 
 def read_record(directory: Path) -> EvalRecord:

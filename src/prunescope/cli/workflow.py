@@ -58,7 +58,7 @@ def evaluate_and_track(
     """
     from prunescope.evaluate.prepare import prepare
     from prunescope.evaluate.runner import run
-    from prunescope.tracking.spool import new_record_directory
+    from prunescope.tracking.spool import find_record, new_record_directory
 
     original = _find_baseline(tracker, baseline)
     if original is not None:
@@ -69,9 +69,10 @@ def evaluate_and_track(
     if not force and (outcome := _reuse(prepared, labels, tracker)) is not None:
         return outcome
     record = prepared.new_record(labels)
+    interrupted = None if force else find_record(tracker.root, prepared.record_key, status="failed")
     directory = new_record_directory(tracker.root, record)
     try:
-        run(prepared, record, directory, progress)
+        run(prepared, record, directory, progress, interrupted=interrupted)
     except BaseException:
         publish(directory, tracker)
         raise
