@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -15,12 +14,13 @@ from prunescope.errors import OutputError, RecordError, RunNotFoundError, Tracki
 from prunescope.records import EvalRecord, RunRef, read_record
 from prunescope.tracking import links, spool, view
 from prunescope.tracking.codec import encode, headline
-from prunescope.tracking.notes import compose_note, cut_note, experiment_note, is_ours
+from prunescope.tracking.notes import compose_note, cut_note
 from prunescope.tracking.runs import StoredRun, filter_string
 from prunescope.tracking.store import upload as sending
 from prunescope.tracking.store.comparisons import send_comparison
 from prunescope.tracking.store.connect import Location, connect, locate, tracking_errors
 from prunescope.tracking.store.download import download_directory, download_record
+from prunescope.tracking.store.preset import preset_experiment
 from prunescope.tracking.store.search import (
     all_experiments,
     get_or_create_experiment,
@@ -113,7 +113,9 @@ class Store:
             existing = self._runs_of(record.record_id)
             ref = self._send(directory, record, target, existing, note, extra_metrics)
         if ref.experiment_id == target.experiment_id:
-            self._present(target, ref, record)
+            # The preset view is a nicety, so it is no error where the store refuses it.
+            with contextlib.suppress(TrackingError), tracking_errors(self._location.uri):
+                preset_experiment(self._client, target, ref.run_id, record)
         with contextlib.suppress(OutputError):
             spool.mark_uploaded(directory, ref)
         return ref
@@ -165,25 +167,6 @@ class Store:
         folder = self._location.artifacts
         place = folder.as_uri() if folder is not None else None
         return get_or_create_experiment(self._client, name, place)
-
-    def _present(self, experiment: Experiment, ref: RunRef, record: EvalRecord) -> None:
-        """Give the experiment its preset view and note. They are a nicety, so no error."""
-        have = dict(experiment.tags)
-        names = [point.name for point in encode(record).metrics]
-        original = ref.run_id if record.labels.role == "original" else None
-        shown = view.read_view(have.get(view.VIEW_TAG)).extended(names, original)
-        wanted = {
-            # Opens the pages for training runs; MLflow otherwise guesses, and asks.
-            "mlflow.experimentKind": "custom_model_development",
-            view.VIEW_TAG: view.view_value(shown),
-            _NOTE: experiment_note(experiment.experiment_id, view.VIEW_ID),
-        }
-        if not is_ours(have.get(_NOTE)):
-            del wanted[_NOTE]
-        with contextlib.suppress(TrackingError), tracking_errors(self._location.uri):
-            for key, value in wanted.items():
-                if value is not None and have.get(key) != value:
-                    self._client.set_experiment_tag(experiment.experiment_id, key, value)
 
     def log_comparison(
         self,
@@ -393,7 +376,9 @@ class Store:
         )
         with tracking_errors(self._location.uri):
             running = search_runs(self._client, wanted, self._experiment_ids(), None)
-            orphans = [r for r in running if not _is_alive(r.data.tags.get("prunescope.pid"))]
+            orphans = [
+                r for r in running if not sending.is_alive(r.data.tags.get("prunescope.pid"))
+            ]
             for run in orphans:
                 self._client.set_terminated(run.info.run_id, "FAILED")
         return [self._stored(run).ref for run in orphans]
@@ -446,15 +431,3 @@ def _experiment_path(experiment_id: str) -> str:
 def _compare_path(runs: Iterable[RunRef]) -> str:
     refs = list(runs)
     return links.compare_path([r.run_id for r in refs], [r.experiment_id for r in refs])
-
-
-def _is_alive(pid: str | None) -> bool:
-    if pid is None or not pid.isdecimal():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -27,6 +27,7 @@ __all__ = [
     "File",
     "artifact_files",
     "artifacts_of",
+    "is_alive",
     "log_fields",
     "process_tags",
     "record_lock",
@@ -62,6 +63,19 @@ class File:
 def process_tags() -> dict[str, str]:
     """Who is writing a run now, so that one left RUNNING by a killed process can be told."""
     return {"prunescope.host": socket.gethostname(), "prunescope.pid": str(os.getpid())}
+
+
+def is_alive(pid: str | None) -> bool:
+    """Whether a process of this machine may still be writing; true where it cannot be told."""
+    if pid is None or not pid.isdecimal():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def start_run(
