@@ -76,9 +76,12 @@ def open_tracker(uri: str | None, root: Path, experiment: str | None) -> Tracker
 
     _check_writable(root / "records")
     try:
-        return Tracker(root, open_store(uri, root=root), experiment)
+        store = open_store(uri, root=root)
+        # What a killed evaluation on this machine left RUNNING is put right by the next one.
+        store.recover_orphans()
     except TrackingError as problem:
         return Tracker(root, None, experiment, problem)
+    return Tracker(root, store, experiment)
 
 
 def _check_writable(folder: Path) -> None:
