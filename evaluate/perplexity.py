@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ from prunescope.records import Breakage, PerplexityResult
 if TYPE_CHECKING:
     from prunescope.evaluate.loading import LoadedModel
 
-__all__ = ["PerplexityMeasurement", "default_seqlen", "measure_perplexity"]
+__all__ = ["PerplexityMeasurement", "WindowWatcher", "default_seqlen", "measure_perplexity"]
 
 DEFAULT_SEQLEN = 2048
 AUTO_WINDOWS = {"cpu": 1, "cuda": 8}
@@ -58,6 +58,26 @@ class PerplexityMeasurement:
     """The first window with NaN or infinity."""
 
 
+class WindowWatcher(Protocol):
+    """Sees each batch of windows as it is scored, for example to compare it with another model."""
+
+    def see(
+        self,
+        first: int,
+        windows: torch.Tensor,
+        project: Callable[[torch.Tensor], torch.Tensor],
+        inputs: torch.Tensor,
+    ) -> None:
+        """A batch; one that did not fit into memory comes again in smaller pieces.
+
+        Args:
+            first: index of the batch's first window.
+            windows: (batch, seqlen), tokens.
+            project: from rows of ``inputs`` to logits, float32, which may be overwritten.
+            inputs: (batch * (seqlen - 1), width), one row a predicted token.
+        """
+
+
 def default_seqlen(max_length: int) -> int:
     """Window length in tokens where the user gives none: 2048, or the model's maximum."""
     return min(DEFAULT_SEQLEN, max_length)
@@ -72,6 +92,7 @@ def measure_perplexity(
     nsamples: int | None,
     batch_size: int | Literal["auto"],
     progress: Progress,
+    watchers: Sequence[WindowWatcher] = (),
 ) -> PerplexityMeasurement:
     """Perplexity of ``text``, every predicted token's log-probability, and where it broke.
 
@@ -83,6 +104,7 @@ def measure_perplexity(
         nsamples: only the first ``nsamples`` windows; None: all of them.
         batch_size: windows that go through the model at once. Out of memory halves it.
         progress: hears one step a window.
+        watchers: see every batch of windows.
 
     Raises:
         SettingError: ``seqlen`` is below 2 or more than the model takes, ``nsamples`` or
@@ -90,8 +112,7 @@ def measure_perplexity(
             take one window.
     """
     _check_settings(loaded, seqlen, nsamples, batch_size)
-    # verbose=False: a text longer than the model's maximum is what we want here.
-    tokens = loaded.tokenizer(text, verbose=False)["input_ids"]
+    tokens, offsets = _tokenize(loaded, text)
     count = len(tokens) // seqlen
     if count == 0:
         raise SettingError(
@@ -102,11 +123,32 @@ def measure_perplexity(
     windows = torch.tensor(tokens[: count * seqlen], dtype=torch.long).view(count, seqlen)
     progress.start("perplexity", corpus, total=count)
     try:
-        scores = _score_windows(loaded, windows, batch_size, progress)
+        scores = _score_windows(loaded, windows, batch_size, progress, watchers)
     finally:
         progress.finish()
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    return _measurement(windows, scores, corpus, digest, len(tokens))
+    found = _measurement(windows, scores, corpus, digest, len(tokens))
+    if offsets is not None:
+        found.arrays.update(_window_places(offsets, count, seqlen))
+    return found
+
+
+def _tokenize(loaded: LoadedModel, text: str) -> tuple[list[int], np.ndarray | None]:
+    """The text's tokens, and the characters that each stands for, (tokens, 2), where known."""
+    tokenizer = loaded.tokenizer
+    known = bool(getattr(tokenizer, "is_fast", False))
+    # verbose=False: a text longer than the model's maximum is what we want here.
+    found = tokenizer(text, verbose=False, **({"return_offsets_mapping": True} if known else {}))
+    offsets = np.asarray(found["offset_mapping"], dtype=np.int64) if known else None
+    return list(found["input_ids"]), offsets
+
+
+def _window_places(offsets: np.ndarray, count: int, seqlen: int) -> dict[str, np.ndarray]:
+    """Where each window begins and ends in the text, characters; special tokens have no place."""
+    start, end = np.moveaxis(offsets[: count * seqlen].reshape(count, seqlen, 2), -1, 0)
+    last = end.max(axis=1)
+    first = np.where(end > start, start, last[:, None]).min(axis=1)
+    return {"window_start": first, "window_end": last}
 
 
 def _check_settings(
@@ -137,20 +179,26 @@ def _score_windows(
     windows: torch.Tensor,
     batch_size: int | Literal["auto"],
     progress: Progress,
+    watchers: Sequence[WindowWatcher],
 ) -> TokenScores:
     """Scores of every predicted token, (windows, seqlen - 1) each, on the CPU."""
     device = torch.device(loaded.device)
     size = AUTO_WINDOWS.get(device.type, 1) if batch_size == "auto" else batch_size
     head = find_head(loaded.model, windows[:1, :PROBE_TOKENS].to(device))
     logprobs, tops = [], []
-    for scores in _in_batches(loaded, head, windows, size, progress):
+    for scores in _in_batches(loaded, head, windows, size, progress, watchers):
         logprobs.append(scores.logprob.view(-1, windows.shape[1] - 1).cpu())
         tops.append(scores.top1.view(-1, windows.shape[1] - 1).cpu())
     return TokenScores(torch.cat(logprobs), torch.cat(tops))
 
 
 def _in_batches(
-    loaded: LoadedModel, head: Head | None, windows: torch.Tensor, size: int, progress: Progress
+    loaded: LoadedModel,
+    head: Head | None,
+    windows: torch.Tensor,
+    size: int,
+    progress: Progress,
+    watchers: Sequence[WindowWatcher],
 ) -> Iterator[TokenScores]:
     """Scores batch by batch; out of memory halves the batch and goes on."""
     start = 0
@@ -158,7 +206,7 @@ def _in_batches(
         batch = windows[start : start + size]
         scores = None
         try:
-            scores = _score_batch(loaded, head, batch.to(loaded.device))
+            scores = _score_batch(loaded, head, batch.to(loaded.device), start, watchers)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -174,13 +222,28 @@ def _in_batches(
         progress.advance(len(batch))
 
 
-def _score_batch(loaded: LoadedModel, head: Head | None, batch: torch.Tensor) -> TokenScores:
+def _score_batch(
+    loaded: LoadedModel,
+    head: Head | None,
+    batch: torch.Tensor,
+    first: int,
+    watchers: Sequence[WindowWatcher],
+) -> TokenScores:
     targets = batch[:, 1:].flatten()
     if head is None:
-        logits = loaded.model(input_ids=batch, use_cache=False).logits
-        return score_logits(logits[:, :-1].flatten(0, 1), targets)
+        logits = loaded.model(input_ids=batch, use_cache=False).logits[:, :-1].flatten(0, 1)
+        for watcher in watchers:
+            watcher.see(first, batch, _float_copy, logits)
+        return score_logits(logits, targets)
     hidden = last_hidden_state(loaded.model, input_ids=batch, use_cache=False)
-    return score_positions(head, hidden[:, :-1].flatten(0, 1), targets)
+    inputs = hidden[:, :-1].flatten(0, 1)
+    for watcher in watchers:
+        watcher.see(first, batch, head, inputs)
+    return score_positions(head, inputs, targets)
+
+
+def _float_copy(logits: torch.Tensor) -> torch.Tensor:
+    return logits.to(torch.float32, copy=True)
 
 
 def _measurement(

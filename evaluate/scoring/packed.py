@@ -141,9 +141,7 @@ def sum_readings(
     places, targets, requests = zip(*readings, strict=True)
     positions, rows = torch.unique_consecutive(torch.tensor(places), return_inverse=True)
     wanted = torch.tensor(targets)
-    scores = score_positions(
-        head, hidden[positions.to(hidden.device)], wanted, rows, greedy_only=True
-    )
+    scores = score_positions(head, hidden[positions.to(hidden.device)], wanted, rows)
     logprobs = scores.logprob.tolist()
     greedy = (scores.top1.cpu() == wanted).tolist()
     sums: dict[int, Score] = {}
