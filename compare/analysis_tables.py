@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from prunescope.compare.analysis import Analysis
 from prunescope.compare.drift import MaskDrift
 from prunescope.compare.layout import Cell, Table
-from prunescope.compare.paired_perplexity import Measured, TokenComparison
+from prunescope.compare.paired_perplexity import Measured, TokenComparison, WindowLoss
 from prunescope.compare.significance import Estimate
 from prunescope.compare.verdict import SuiteStatistics, TaskStatistics
 from prunescope.metrics import corpus_title, format_percent
@@ -52,6 +52,7 @@ def significance_table(analysis: Analysis | None) -> Table | None:
         tuple(rows),
         strong=frozenset({len(rows) - 1}),
         caption=_significance_caption(suite),
+        spare=(header.index("Detectable"), header.index("Changed")),
     )
 
 
@@ -167,20 +168,29 @@ def _tokens_table(tokens: TokenComparison) -> Table:
 
 
 def _windows_table(tokens: TokenComparison) -> Table:
+    known = any(w.first_character is not None for w in tokens.worst)
     rows = tuple(
         (
             Cell(str(w.window)),
             Cell(f"{w.first_token:,} to {w.last_token:,}"),
+            *([Cell(_span(w))] if known else []),
             Cell(f"{w.original_nll:.4f}"),
             Cell(f"{w.pruned_nll:.4f}"),
             Cell(f"{w.pruned_nll - w.original_nll:+.4f}"),
         )
         for w in tokens.worst
     )
-    header = ("Window", "Tokens of the corpus", "Original", "Pruned", "Difference")
+    places = ("Tokens of the corpus", *(["Characters of the corpus"] if known else []))
+    header = ("Window", *places, "Original", "Pruned", "Difference")
     caption = "Mean cross-entropy in nats per token, the windows that lost most."
     title = f"{corpus_title(tokens.corpus)}, Worst Windows"
-    return Table(title, header, rows, words=2, caption=caption)
+    return Table(title, header, rows, words=1 + len(places), caption=caption)
+
+
+def _span(window: WindowLoss) -> str:
+    if window.first_character is None or window.last_character is None:
+        return "n/a"
+    return f"{window.first_character:,} to {window.last_character:,}"
 
 
 def _plus_minus(measured: Measured) -> str:

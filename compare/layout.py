@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 __all__ = ["Cell", "Table", "spreadsheet_safe"]
 
@@ -28,6 +29,24 @@ class Table:
     """How many columns are words; the others are figures, aligned right where it helps."""
     caption: str = ""
     """What a reader needs to know to read it."""
+    spare: tuple[int, ...] = ()
+    """Columns that a narrow terminal leaves out, the first of these first."""
+
+    def without(self, column: int) -> Table:
+        """The table without one of its columns."""
+        return replace(
+            self,
+            header=_drop(self.header, column),
+            rows=tuple(_drop(row, column) for row in self.rows),
+            spare=tuple(c - (c > column) for c in self.spare if c != column),
+        )
+
+
+_Item = TypeVar("_Item")
+
+
+def _drop(row: tuple[_Item, ...], column: int) -> tuple[_Item, ...]:
+    return (*row[:column], *row[column + 1 :])
 
 
 def spreadsheet_safe(text: str) -> str:

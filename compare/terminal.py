@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -63,8 +64,7 @@ def terminal_report(comparison: Comparison) -> RenderableType:
     parts: list[RenderableType] = [_rich_head(comparison, tables)]
     parts.extend(_rich_table(t) for t in (tables.tasks, tables.groups) if t.rows)
     if tables.significance is not None:
-        caption = Text(tables.significance.caption, style="dim")
-        parts.append(Group(_rich_table(tables.significance), caption))
+        parts.append(_Fitting(tables.significance))
     if tables.protocol.rows:
         parts.append(_rich_table(tables.protocol))
     if remarks := _remarks(tables):
@@ -80,12 +80,8 @@ def plain_text(table: Table) -> str:
 
 def wide_table(table: Table) -> tuple[RenderableType, int]:
     """One table with its caption for a rich console, and the columns that it needs unbroken."""
-    widths = [
-        max(cell_len(_one_line(text)) for text in column)
-        for column in zip(table.header, *_texts(table), strict=True)
-    ]
     caption = Text(table.caption, style="dim")
-    return Group(_rich_table(table), caption), sum(widths) + 2 * len(widths)
+    return Group(_rich_table(table), caption), _natural_width(table)
 
 
 # --- what is shown ------------------------------------------------------------------------------
@@ -177,6 +173,33 @@ def _rich_table(table: Table) -> RichTable:
         style = "bold" if number in table.strong else ""
         drawn.add_row(*(_rich_cell(cell) for cell in row), style=style)
     return drawn
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """A table with its caption that leaves out its spare columns where the console is narrow."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = self.table
+        caption = table.caption
+        while table.spare and _natural_width(table) > options.max_width:
+            caption = _without_sentence(caption, table.header[table.spare[0]])
+            table = table.without(table.spare[0])
+        yield _rich_table(table)
+        yield Text(caption, style="dim")
+
+
+def _natural_width(table: Table) -> int:
+    """Terminal columns that the table needs so that nothing is broken."""
+    columns = zip(table.header, *_texts(table), strict=True)
+    return sum(max(cell_len(_one_line(text)) for text in column) + 2 for column in columns)
+
+
+def _without_sentence(text: str, word: str) -> str:
+    """Text without the sentence that begins with ``word``."""
+    return re.sub(rf"(^|(?<=\. )){re.escape(word)} [^.]*\.( |$)", "", text)
 
 
 def _rich_cell(cell: Cell) -> Text:
