@@ -321,7 +321,7 @@ def _sparsity_rows(original: EvalRecord, pruned: EvalRecord) -> tuple[Row, ...]:
 
 def _sparsity_row(label: str, key: str, a: ZeroCount | None, b: ZeroCount | None) -> Row:
     """A row without a relative change: against a dense original it would say nothing."""
-    original, pruned = (None if count is None else count.fraction for count in (a, b))
+    original, pruned = (count.fraction if count and count.known else None for count in (a, b))
     difference = None if original is None or pruned is None else pruned - original
     reason = _no_number(original, pruned)
     return Row(label, SPARSITY, original, pruned, difference, None, reason, key)

@@ -31,6 +31,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 PERCENTILES = (0.0, 0.1, 1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.9, 100.0)
+_OPTIONAL = frozenset({"window_start", "window_end"})
 RESAMPLES = 2000
 _Z = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -43,6 +44,8 @@ class TokenLogProbs:
     target: NDArray[np.int32]
     top1: NDArray[np.int32]
     window_nll: Floats
+    window_start: NDArray[np.int64] | None = None
+    window_end: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class WindowLoss:
     original_nll: float
     """Mean cross-entropy, nats per token."""
     pruned_nll: float
+    first_character: int | None = None
+    """Where the window begins in the text of the corpus; None where it was not recorded."""
+    last_character: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,8 @@ def read_tokens(directory: Path, corpus: str) -> TokenLogProbs | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return TokenLogProbs(**{name: archive[name] for name in TOKENS_ARRAYS})
+            wanted = [name for name in TOKENS_ARRAYS if name in archive or name not in _OPTIONAL]
+            return TokenLogProbs(**{name: archive[name] for name in wanted})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise RecordError(
             f"the tokens of {corpus} at {path} cannot be read: {error}",
@@ -169,7 +176,7 @@ def compare_tokens(
         rms_dp=Measured(rms, 0.5 * square.stderr / rms if rms else 0.0),
         percentiles=dict(zip(PERCENTILES, np.percentile(dp, PERCENTILES).tolist(), strict=True)),
         same_top=_share(original.top1.ravel() == pruned.top1.ravel()),
-        worst=_worst(original.window_nll, pruned.window_nll, predicted + 1, worst),
+        worst=_worst(original, pruned, predicted + 1, worst),
     )
 
 
@@ -218,10 +225,26 @@ def _bootstrap(increase: Floats) -> tuple[float, float] | None:
     return math.exp(low), math.exp(high)
 
 
-def _worst(x: Floats, y: Floats, seqlen: int, count: int) -> tuple[WindowLoss, ...]:
+def _worst(
+    original: TokenLogProbs, pruned: TokenLogProbs, seqlen: int, count: int
+) -> tuple[WindowLoss, ...]:
+    x, y = original.window_nll, pruned.window_nll
     order = np.argsort(-(y - x), kind="stable")[:count]
     return tuple(
-        WindowLoss(int(w), int(w) * seqlen, int(w) * seqlen + seqlen - 1, float(x[w]), float(y[w]))
+        WindowLoss(
+            int(w),
+            int(w) * seqlen,
+            int(w) * seqlen + seqlen - 1,
+            float(x[w]),
+            float(y[w]),
+            *_characters(original if original.window_start is not None else pruned, int(w)),
+        )
         for w in order
         if y[w] > x[w]
     )
+
+
+def _characters(side: TokenLogProbs, window: int) -> tuple[int | None, int | None]:
+    if side.window_start is None or side.window_end is None:
+        return None, None
+    return int(side.window_start[window]), int(side.window_end[window]) - 1

@@ -238,7 +238,7 @@ def _score_batch(
     hidden = last_hidden_state(loaded.model, input_ids=batch, use_cache=False)
     inputs = hidden[:, :-1].flatten(0, 1)
     for watcher in watchers:
-        watcher.see(first, batch, head, inputs)
+        watcher.see(first, batch, head.logits, inputs)
     return score_positions(head, inputs, targets)
 
 

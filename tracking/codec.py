@@ -147,7 +147,8 @@ def _figures(
         yield ("ppl", corpus), result.perplexity, 0
     if record.sparsity is not None:
         yield ("sparsity", "linear"), record.sparsity.linear.fraction, 0
-        yield ("sparsity", "total"), record.sparsity.total.fraction, 0
+        if record.sparsity.total.known:
+            yield ("sparsity", "total"), record.sparsity.total.fraction, 0
         for layer in record.sparsity.layers:
             share = layer.zeros / layer.parameters if layer.parameters else 0.0
             yield ("layers", "sparsity"), share, layer.layer
@@ -218,7 +219,7 @@ def params(record: EvalRecord) -> dict[str, str]:
             else None
         ),
         "dtype": protocol.dtype,
-        "batch_size": protocol.batch_size,
+        "batch_size": protocol.batch_size or None,
         "scorer": protocol.scorer,
         "ppl_corpus": protocol.ppl_corpus,
         "seqlen": protocol.seqlen,
@@ -364,7 +365,7 @@ def headline(record: EvalRecord) -> str:
     if record.sparsity is not None:
         parts.append(f"sparsity {format_percent(record.sparsity.linear.fraction)}")
     parts += [
-        f"perplexity {r.perplexity:.2f} ({corpus}, {r.seqlen} tokens a window)"
+        f"perplexity {r.perplexity:.2f} ({corpus}, {r.seqlen or 'unknown'} tokens a window)"
         for corpus, r in record.perplexity.items()
     ]
     if record.mean_accuracy is not None:

@@ -28,12 +28,15 @@ __all__ = [
     "SAMPLES_COLUMNS",
     "SCHEMA_VERSION",
     "TOKENS_ARRAYS",
+    "TOPK_ARRAYS",
     "Alarm",
     "BlockTiers",
     "Breakage",
+    "DivergenceResult",
     "EvalConfig",
     "EvalRecord",
     "FailureInfo",
+    "KeptTopk",
     "Labels",
     "LayerSparsity",
     "ModelInfo",
@@ -55,6 +58,7 @@ __all__ = [
     "read_tensors",
     "samples_path",
     "tokens_path",
+    "topk_path",
     "utc_now",
     "write_file",
     "write_record",
@@ -97,8 +101,19 @@ TOKENS_ARRAYS: dict[str, str] = {
     "target": "int32, (windows, seqlen - 1), the token that was predicted",
     "top1": "int32, (windows, seqlen - 1), the model's most probable token",
     "window_nll": "float64, (windows,), mean cross-entropy of each window, nats per token",
+    "window_start": "int64, (windows,), where each window begins in the corpus, characters; "
+    "absent where the tokenizer does not tell",
+    "window_end": "int64, (windows,), where it ends, characters; absent likewise",
 }
 """The arrays of ``tokens/<corpus>.npz``, one entry a scored token."""
+
+TOPK_ARRAYS: dict[str, str] = {
+    "token": "int32, (windows, seqlen - 1, k), the most probable tokens, the first one first",
+    "logprob": "float32, (windows, seqlen - 1, k), their log-probabilities, nats",
+    "tail": "float32, (windows, seqlen - 1), log-probability of all other tokens together, nats",
+    "target": "int32, (windows, seqlen - 1), the token that was predicted",
+}
+"""The arrays of ``tokens/<corpus>.topk.npz``, for a later ``--kl-reference``."""
 
 Role = Literal["original", "pruned"]
 Stage = Literal["load", "sparsity", "perplexity", "tasks"]
@@ -152,6 +167,11 @@ class EvalConfig(_Frozen):
     """Rows and columns of the blocks whose structure is counted."""
     topk: int = 10
     """A block counts as "at most k" up to this many weights."""
+    kl_reference: str | None = None
+    """The original to take the token-level KL divergence from: a model as for ``model``, or a
+    record directory, whose kept top-k log-probabilities are used, else the model that it names."""
+    keep_topk: int | None = None
+    """Keep each scored token's largest log-probabilities, this many, for later evaluations."""
 
 
 class Labels(_Frozen):
@@ -180,7 +200,8 @@ class ModelInfo(_Frozen):
     """What the user asked for, word for word."""
     name: str
     """Short name for tables: the last part of the path or hub id."""
-    kind: Literal["safetensors", "bin", "gguf", "peft"]
+    kind: Literal["safetensors", "bin", "gguf", "peft", "unknown"]
+    """How the weights are stored; ``unknown`` for imported results."""
     path: str | None = None
     """Resolved local path."""
     hub_id: str | None = None
@@ -246,10 +267,19 @@ class ZeroCount(_Frozen):
 
     zeros: int
     parameters: int
+    share: float | None = None
+    """The share where only it is known (imported results); the counts are 0 then."""
+
+    @property
+    def known(self) -> bool:
+        """Whether anything was counted."""
+        return self.parameters > 0 or self.share is not None
 
     @property
     def fraction(self) -> float:
         """Share of the parameters that are exactly zero; 0.0 where there are none."""
+        if self.share is not None:
+            return self.share
         return self.zeros / self.parameters if self.parameters else 0.0
 
     def __add__(self, other: ZeroCount) -> ZeroCount:
@@ -358,12 +388,52 @@ class PerplexityResult(_Frozen):
     stderr_nll: float | None = None
     """Standard error of ``mean_nll`` over windows, nats per token."""
     seqlen: int
-    """Window length, tokens."""
+    """Window length, tokens; 0 where it is not known (imported results)."""
     windows: int
     tokens: int
     """Predicted tokens: windows x (seqlen - 1)."""
     corpus_tokens: int
     """Tokens of the whole corpus, before it was cut into windows."""
+
+
+class DivergenceResult(_Frozen):
+    """KL(original || this model) over the vocabulary, token by token, on a perplexity corpus."""
+
+    corpus: str
+    kind: Literal["full", "top-k"]
+    """``full``: over the whole vocabulary. ``top-k``: over the original's k most probable tokens
+    and one bucket for all others, a lower bound of the full one."""
+    k: int | None = None
+    mean: float
+    """Nats per token."""
+    stderr_tokens: float | None = None
+    """Standard error of the mean over the tokens, as if they were independent."""
+    stderr_windows: float | None = None
+    """Standard error of the mean over the windows; None with fewer than two."""
+    percentiles: dict[str, float] = Field(default_factory=dict)
+    """Percent -> percentile of the tokens' divergences, nats; ``0`` and ``100`` are the extremes.
+    """
+    same_top: float
+    """Share of the tokens where both models' most probable token is the same."""
+    same_top_stderr: float | None = None
+    tokens: int
+    windows: int
+    reference_name: str
+    """The original's short name."""
+    reference_record_id: str | None = None
+    """The original's evaluation, where one was named."""
+    reference_sha256: str | None = None
+    """Hash of the original's weights."""
+
+
+class KeptTopk(_Frozen):
+    """What ``tokens/<corpus>.topk.npz`` holds."""
+
+    k: int
+    bytes: int
+    """Size of the file."""
+    covered: float
+    """Mean probability of the k tokens together."""
 
 
 class TaskResult(_Frozen):
@@ -464,6 +534,10 @@ class EvalRecord(_Frozen):
     protocol: Protocol
     sparsity: SparsityResult | None = None
     perplexity: dict[str, PerplexityResult] = Field(default_factory=dict)
+    divergence: dict[str, DivergenceResult] = Field(default_factory=dict)
+    """Perplexity corpus -> divergence from the original, where one was named."""
+    topk: dict[str, KeptTopk] = Field(default_factory=dict)
+    """Perplexity corpus -> what was kept of the log-probabilities, where it was asked for."""
     tasks: dict[str, TaskResult] = Field(default_factory=dict)
     broken: tuple[Breakage, ...] = ()
     alarms: tuple[Alarm, ...] = ()
@@ -544,6 +618,11 @@ def samples_path(directory: Path, task: str) -> Path:
 def tokens_path(directory: Path, corpus: str) -> Path:
     """Where a record directory keeps the tokens of a corpus (see :data:`TOKENS_ARRAYS`)."""
     return directory / "tokens" / _file_name(corpus, ".npz")
+
+
+def topk_path(directory: Path, corpus: str) -> Path:
+    """Where a record directory keeps log-probabilities of a corpus (see :data:`TOPK_ARRAYS`)."""
+    return directory / "tokens" / _file_name(corpus, ".topk.npz")
 
 
 def write_record(directory: Path, record: EvalRecord) -> EvalRecord:
