@@ -9,10 +9,11 @@ import re
 import sys
 from pathlib import Path
 
-from prunescope.compare.analysis import compare_directories
-from prunescope.compare.report import terminal_report
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
+
+from prunescope.compare.analysis import compare_directories
+from prunescope.compare.report import terminal_report
 
 TARGET = Path(__file__).parents[1] / "docs" / "demo.svg"
 
