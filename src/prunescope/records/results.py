@@ -1,199 +1,41 @@
-"""The values that cross the seams between evaluating, tracking and comparing.
-
-An :class:`EvalRecord` is the authority over one evaluation; MLflow's params, metrics and tags
-are an index over it. All models are frozen, refuse unknown fields, and survive a round trip
-through JSON exactly: NaN and infinity are written as the strings ``"NaN"``, ``"Infinity"`` and
-``"-Infinity"``, which standard JSON parsers read.
-"""
+"""What an evaluation found, and where and how."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import os
-import re
-import uuid
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from prunescope.errors import OutputError, RecordError
+from prunescope.records.config import Frozen, Labels, Stage
 
 __all__ = [
-    "DEFAULT_TASKS",
-    "SAMPLES_COLUMNS",
     "SCHEMA_VERSION",
-    "TOKENS_ARRAYS",
-    "TOPK_ARRAYS",
     "Alarm",
     "BlockTiers",
     "Breakage",
     "DivergenceResult",
-    "EvalConfig",
     "EvalRecord",
     "FailureInfo",
     "KeptTopk",
-    "Labels",
     "LayerSparsity",
     "ModelInfo",
     "PerplexityResult",
     "Protocol",
     "Provenance",
-    "Role",
     "RunRef",
     "SparsityResult",
-    "Stage",
     "TaskProtocol",
     "TaskResult",
     "TensorSparsity",
     "ZeroCount",
-    "canonical_hash",
-    "new_record_id",
-    "parse_record",
-    "read_record",
-    "read_tensors",
-    "samples_path",
-    "tokens_path",
-    "topk_path",
-    "utc_now",
-    "write_file",
-    "write_record",
 ]
 
 SCHEMA_VERSION = 1
 """The version of the record's shape. It grows when a reader of the old shape would misread it."""
 
-DEFAULT_TASKS: tuple[str, ...] = (
-    "boolq",
-    "rte",
-    "hellaswag",
-    "winogrande",
-    "arc_easy",
-    "arc_challenge",
-    "openbookqa",
-)
-"""The seven zero-shot tasks of the pruning papers, in the order of their tables."""
 
-SAMPLES_COLUMNS: dict[str, str] = {
-    "doc_id": "int64, index of the row in its split",
-    "doc_sha256": "string, hash of what is scored: contexts, continuations, gold index",
-    "context": "string, the longest text that all choices' prompts begin with",
-    "choices": "list of string, what follows the context for each choice",
-    "gold": "int64, index of the right choice; null where there is none",
-    "loglikelihoods": "list of float64, nats, one a choice",
-    "lengths": "list of int64, characters of each continuation (what acc_norm divides by)",
-    "greedy": "list of bool, whether each continuation is the model's own greedy one",
-    "predicted": "int64, index of the choice with the largest loglikelihood; null without choices",
-    "acc": "float64, 1 or 0; null where the task has none",
-    "acc_norm": "float64, 1 or 0; null where the task has none",
-    "metrics": "string, JSON object of every per-document metric that lm-eval gives",
-    "response": "string, generated text for generation tasks; null otherwise",
-    "document": "string, the row of the data set as JSON",
-}
-"""The columns of ``samples/<task>.parquet`` (zstd), one row a document."""
-
-TOKENS_ARRAYS: dict[str, str] = {
-    "logprob": "float32, (windows, seqlen - 1), log-probability of the target, nats",
-    "target": "int32, (windows, seqlen - 1), the token that was predicted",
-    "top1": "int32, (windows, seqlen - 1), the model's most probable token",
-    "window_nll": "float64, (windows,), mean cross-entropy of each window, nats per token",
-    "window_start": "int64, (windows,), where each window begins in the corpus, characters; "
-    "absent where the tokenizer does not tell",
-    "window_end": "int64, (windows,), where it ends, characters; absent likewise",
-}
-"""The arrays of ``tokens/<corpus>.npz``, one entry a scored token."""
-
-TOPK_ARRAYS: dict[str, str] = {
-    "token": "int32, (windows, seqlen - 1, k), the most probable tokens, the first one first",
-    "logprob": "float32, (windows, seqlen - 1, k), their log-probabilities, nats",
-    "tail": "float32, (windows, seqlen - 1), log-probability of all other tokens together, nats",
-    "target": "int32, (windows, seqlen - 1), the token that was predicted",
-}
-"""The arrays of ``tokens/<corpus>.topk.npz``, for a later ``--kl-reference``."""
-
-Role = Literal["original", "pruned"]
-Stage = Literal["load", "sparsity", "perplexity", "tasks"]
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", ser_json_inf_nan="strings", protected_namespaces=()
-    )
-
-
-# --- what was asked for -------------------------------------------------------------------------
-
-
-class EvalConfig(_Frozen):
-    """What to evaluate and how: the whole input of one evaluation, with no state outside it."""
-
-    model: str
-    """Local folder, hub id with optional ``@revision``, GGUF file or PEFT adapter folder."""
-    tokenizer: str | None = None
-    """Folder or hub id of the tokenizer; the model's own when None."""
-    dtype: str = "auto"
-    """``auto`` (float32 on CPU, the checkpoint's own on GPU), float32, float16 or bfloat16."""
-    device: str = "auto"
-    """``auto`` (first GPU, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``."""
-    device_map: Literal["auto"] | None = None
-    """``auto`` spreads the model over all GPUs."""
-    cache_dir: str | None = None
-    """Where hub downloads go; Hugging Face's own cache when None."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint."""
-    seed: int = 0
-    skip: frozenset[Stage] = frozenset()
-    """Stages to leave out: any of ``sparsity``, ``perplexity``, ``tasks``."""
-    tasks: tuple[str, ...] = DEFAULT_TASKS
-    """lm-eval task, tag or group names, or paths of YAML files."""
-    limit: int | None = None
-    """Score only the first ``limit`` documents of each task."""
-    num_fewshot: int | None = None
-    """Examples in the prompt; each task's own default when None."""
-    batch_size: int | Literal["auto"] = "auto"
-    seqlen: int | Literal["model"] | None = None
-    """Perplexity window in tokens; None: 2048 or the model's maximum where that is less."""
-    nsamples: int | None = None
-    """Score only the first ``nsamples`` perplexity windows."""
-    ppl_corpus: str = "wikitext2"
-    """``wikitext2``, ``c4``, ``boolq-passages``, or the path of a text file."""
-    data_dir: str | None = None
-    """A folder made by ``prunescope data pull``: then no network is used."""
-    block: int = 16
-    """Rows and columns of the blocks whose structure is counted."""
-    topk: int = 10
-    """A block counts as "at most k" up to this many weights."""
-    kl_reference: str | None = None
-    """The original to take the token-level KL divergence from: a model as for ``model``, or a
-    record directory, whose kept top-k log-probabilities are used, else the model that it names."""
-    keep_topk: int | None = None
-    """Keep each scored token's largest log-probabilities, this many, for later evaluations."""
-
-
-class Labels(_Frozen):
-    """What the user says about a run; none of it changes a number."""
-
-    role: Role | None = None
-    method: str | None = None
-    """How it was pruned, for example ``wanda`` or ``magnitude``."""
-    target_sparsity: float | None = None
-    """The sparsity that was aimed at, a fraction from 0 to 1."""
-    pattern: str | None = None
-    """The N:M pattern that the pruned layers are said to have, for example ``2:4``."""
-    baseline_run_id: str | None = None
-    """MLflow run id of the original that this run is compared with."""
-    run_name: str | None = None
-    tags: dict[str, str] = Field(default_factory=dict)
-
-
-# --- what was found -----------------------------------------------------------------------------
-
-
-class ModelInfo(_Frozen):
+class ModelInfo(Frozen):
     """The model that was evaluated."""
 
     requested: str
@@ -231,7 +73,7 @@ class ModelInfo(_Frozen):
     trust_remote_code: bool = False
 
 
-class TaskProtocol(_Frozen):
+class TaskProtocol(Frozen):
     """What decides a task's number, besides the model."""
 
     version: str
@@ -242,7 +84,7 @@ class TaskProtocol(_Frozen):
     num_fewshot: int
 
 
-class Protocol(_Frozen):
+class Protocol(Frozen):
     """How the numbers were taken. Two numbers are comparable when their parts of it are equal."""
 
     tasks: dict[str, TaskProtocol] = Field(default_factory=dict)
@@ -262,7 +104,7 @@ class Protocol(_Frozen):
     seed: int = 0
 
 
-class ZeroCount(_Frozen):
+class ZeroCount(Frozen):
     """Exact zeros among parameters."""
 
     zeros: int
@@ -288,7 +130,7 @@ class ZeroCount(_Frozen):
         )
 
 
-class BlockTiers(_Frozen):
+class BlockTiers(Frozen):
     """Blocks of a weight matrix, each counted once in the order of the fields."""
 
     block: tuple[int, int]
@@ -306,7 +148,7 @@ class BlockTiers(_Frozen):
     """Blocks at an edge that are smaller than a whole one; counted in the tiers as well."""
 
 
-class TensorSparsity(_Frozen):
+class TensorSparsity(Frozen):
     """One stored weight tensor."""
 
     name: str
@@ -349,7 +191,7 @@ class TensorSparsity(_Frozen):
     """NaN or infinite weights."""
 
 
-class LayerSparsity(_Frozen):
+class LayerSparsity(Frozen):
     """The linear layers of one decoder block."""
 
     layer: int
@@ -357,7 +199,7 @@ class LayerSparsity(_Frozen):
     parameters: int
 
 
-class SparsityResult(_Frozen):
+class SparsityResult(Frozen):
     """Exact zeros in the stored weights.
 
     ``linear`` counts the linear layers inside the decoder blocks (wanda's ``check_sparsity``,
@@ -375,7 +217,7 @@ class SparsityResult(_Frozen):
     """One entry a tensor. Empty in ``record.json``; whole in ``sparsity.json``."""
 
 
-class PerplexityResult(_Frozen):
+class PerplexityResult(Frozen):
     """Perplexity of a corpus by the protocol of GPTQ, SparseGPT and wanda."""
 
     corpus: str
@@ -396,7 +238,7 @@ class PerplexityResult(_Frozen):
     """Tokens of the whole corpus, before it was cut into windows."""
 
 
-class DivergenceResult(_Frozen):
+class DivergenceResult(Frozen):
     """KL(original || this model) over the vocabulary, token by token, on a perplexity corpus."""
 
     corpus: str
@@ -426,7 +268,7 @@ class DivergenceResult(_Frozen):
     """Hash of the original's weights."""
 
 
-class KeptTopk(_Frozen):
+class KeptTopk(Frozen):
     """What ``tokens/<corpus>.topk.npz`` holds."""
 
     k: int
@@ -436,7 +278,7 @@ class KeptTopk(_Frozen):
     """Mean probability of the k tokens together."""
 
 
-class TaskResult(_Frozen):
+class TaskResult(Frozen):
     """One lm-eval task (or group) as lm-eval reports it."""
 
     task: str
@@ -466,7 +308,7 @@ class TaskResult(_Frozen):
         return self.metrics.get(self.primary)
 
 
-class Alarm(_Frozen):
+class Alarm(Frozen):
     """Something about the weights or answers that contradicts what the run is said to be."""
 
     code: str
@@ -476,7 +318,7 @@ class Alarm(_Frozen):
     """One sentence without a full stop, with the figures and the first tensor's name."""
 
 
-class Breakage(_Frozen):
+class Breakage(Frozen):
     """Where NaN or infinity was seen first."""
 
     stage: Stage
@@ -486,7 +328,7 @@ class Breakage(_Frozen):
     """For example ``NaN logits``."""
 
 
-class Provenance(_Frozen):
+class Provenance(Frozen):
     """Where and with what the evaluation ran."""
 
     packages: dict[str, str] = Field(default_factory=dict)
@@ -511,7 +353,7 @@ class Provenance(_Frozen):
     imported: bool = False
 
 
-class FailureInfo(_Frozen):
+class FailureInfo(Frozen):
     """Why an evaluation failed."""
 
     type: str
@@ -519,7 +361,7 @@ class FailureInfo(_Frozen):
     stage: str | None = None
 
 
-class EvalRecord(_Frozen):
+class EvalRecord(Frozen):
     """One evaluation of one model."""
 
     schema_version: int = SCHEMA_VERSION
@@ -552,7 +394,7 @@ class EvalRecord(_Frozen):
         return sum(known) / len(known) if known else None
 
 
-class RunRef(_Frozen):
+class RunRef(Frozen):
     """A run on a tracking server."""
 
     run_id: str
@@ -561,132 +403,3 @@ class RunRef(_Frozen):
     tracking_uri: str
     url: str | None = None
     """Address of the run's page; None for a store without a server."""
-
-
-# --- identity, reading and writing --------------------------------------------------------------
-
-
-def new_record_id() -> str:
-    """A fresh id for a record: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
-
-
-def utc_now() -> datetime:
-    """The present time, with its zone."""
-    return datetime.now(UTC)
-
-
-def canonical_hash(value: Any) -> str:
-    """sha256 of a JSON value in one canonical spelling (sorted keys, no spaces, UTF-8)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file whole: temporary name, fsync, rename. Readers never see half of it.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="Check the folder's permissions and the free disk space",
-        ) from error
-
-
-def _file_name(name: str, suffix: str) -> str:
-    return re.sub(r"[^\w.\-]", "_", name)[:120] + suffix
-
-
-def samples_path(directory: Path, task: str) -> Path:
-    """Where a record directory keeps the documents of a task (see :data:`SAMPLES_COLUMNS`)."""
-    return directory / "samples" / _file_name(task, ".parquet")
-
-
-def tokens_path(directory: Path, corpus: str) -> Path:
-    """Where a record directory keeps the tokens of a corpus (see :data:`TOKENS_ARRAYS`)."""
-    return directory / "tokens" / _file_name(corpus, ".npz")
-
-
-def topk_path(directory: Path, corpus: str) -> Path:
-    """Where a record directory keeps log-probabilities of a corpus (see :data:`TOPK_ARRAYS`)."""
-    return directory / "tokens" / _file_name(corpus, ".topk.npz")
-
-
-def write_record(directory: Path, record: EvalRecord) -> EvalRecord:
-    """Write ``record.json`` (and ``sparsity.json``, where it has tensors) into ``directory``.
-
-    Returns:
-        The record as ``record.json`` holds it: its sparsity without the tensors.
-    """
-    if record.sparsity is not None and record.sparsity.tensors:
-        write_file(directory / "sparsity.json", record.sparsity.model_dump_json(indent=1))
-        slim = record.sparsity.model_copy(update={"tensors": ()})
-        record = record.model_copy(update={"sparsity": slim})
-    write_file(directory / "record.json", record.model_dump_json(indent=1))
-    return record
-
-
-def read_record(directory: Path) -> EvalRecord:
-    """Read ``record.json`` from a record directory; the sparsity comes without its tensors.
-
-    Raises:
-        RecordError: there is none, it is damaged, or a newer prunescope wrote it.
-    """
-    path = directory / "record.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"no readable record at {path}: {error}") from error
-    return parse_record(text, source=str(path))
-
-
-def parse_record(text: str, *, source: str) -> EvalRecord:
-    """Parse the text of a ``record.json``.
-
-    Raises:
-        RecordError: it is damaged, or a newer prunescope wrote it.
-    """
-    try:
-        raw = json.loads(text)
-    except ValueError as error:
-        raise RecordError(f"{source} is not JSON: {error}") from error
-    if not isinstance(raw, Mapping):
-        raise RecordError(f"expected a record in {source}, found {type(raw).__name__}")
-    version = raw.get("schema_version")
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise RecordError(
-            f"{source} has record schema {version}, this prunescope reads up to {SCHEMA_VERSION}",
-            hint="Install a newer prunescope",
-        )
-    try:
-        return EvalRecord.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"{source} is not a record: {place}: {first['msg']}") from error
-
-
-def read_tensors(directory: Path) -> SparsityResult:
-    """Read ``sparsity.json``, one entry a tensor, from a record directory.
-
-    Raises:
-        RecordError: there is none, or it is damaged.
-    """
-    path = directory / "sparsity.json"
-    try:
-        return SparsityResult.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise RecordError(f"no readable sparsity at {path}: {error}") from error
