@@ -115,7 +115,7 @@ def eval_command(
 
         prunescope eval facebook/opt-125m@main --tasks boolq,rte --limit 100 --skip perplexity
     """
-    config = build_config(model, locals())
+    config = _build_config(model, locals())
     labels = _build_labels(role, method, target_sparsity, pattern, run_name, tag)
 
     from prunescope.cli.console import TerminalProgress
@@ -191,8 +191,8 @@ def pair_command(
         prunescope pair meta-llama/Llama-2-7b-hf ./out/2-4 --method "2:4 wanda"
     """
     settings = locals()
-    config = build_config(original, settings)
-    pruned_config = build_config(pruned, settings)
+    config = _build_config(original, settings)
+    pruned_config = _build_config(pruned, settings)
     labels = _build_labels("original")
     pruned_labels = _build_labels("pruned", method, target_sparsity, pattern)
 
@@ -208,7 +208,7 @@ def pair_command(
     )
 
 
-def build_config(model: str, settings: dict[str, Any]) -> EvalConfig:
+def _build_config(model: str, settings: dict[str, Any]) -> EvalConfig:
     """The command line's texts as an :class:`~prunescope.records.EvalConfig`.
 
     Raises:

@@ -31,6 +31,8 @@ Stage = Literal["load", "sparsity", "perplexity", "tasks"]
 
 
 class Frozen(BaseModel):
+    """A value that does not change, refuses unknown fields, and survives JSON exactly."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", ser_json_inf_nan="strings", protected_namespaces=()
     )
