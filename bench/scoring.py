@@ -87,18 +87,33 @@ def spread(total: int, count: int) -> list[int]:
 
 
 class Counter:
-    """Counts what goes through a model's embedding and its output head."""
+    """Counts the tokens that a model reads and the positions whose logits are computed."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, side: str) -> None:
         self.tokens = self.positions = 0
         model.get_input_embeddings().register_forward_hook(self._embedded)
-        model.get_output_embeddings().register_forward_hook(self._projected)
+        if side == OURS:
+            self._watch_parts()
+        else:
+            model.get_output_embeddings().register_forward_hook(self._projected)
 
     def _embedded(self, _module: Any, _args: Any, output: Any) -> None:
         self.tokens += output.numel() // output.shape[-1]
 
     def _projected(self, _module: Any, _args: Any, output: Any) -> None:
         self.positions += output.numel() // output.shape[-1]
+
+    def _watch_parts(self) -> None:
+        """Ours uses the head's matrix in parts and never calls the head as a module."""
+        from prunescope.evaluate.scoring import packed
+
+        score_positions = packed.score_positions
+
+        def counted(head: Any, hidden: Any, *rest: Any) -> Any:
+            self.positions += len(hidden)
+            return score_positions(head, hidden, *rest)
+
+        packed.score_positions = counted
 
 
 def run_side(side: str, model_dir: Path, job: Job) -> dict[str, Any]:
@@ -114,7 +129,7 @@ def run_side(side: str, model_dir: Path, job: Job) -> dict[str, Any]:
     began = time.perf_counter()
     warm_up(lm, job)
     start = time.perf_counter() - began
-    counter = Counter(model)
+    counter = Counter(model, side)
     found: dict[str, Any] = {}
     for name, task in job.items():
         requests = instances(task["requests"])
