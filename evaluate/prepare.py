@@ -16,6 +16,7 @@ from prunescope.evaluate import checkpoint, loading, sparsity
 from prunescope.evaluate.data import Corpus, load_corpus
 from prunescope.evaluate.perplexity import default_seqlen
 from prunescope.evaluate.progress import Progress
+from prunescope.evaluate.reference import Reference, Subject, find_reference
 from prunescope.evaluate.tasks import LoadedTasks, load_tasks
 from prunescope.evaluate.zeroshot import plan_tasks
 from prunescope.records import (
@@ -48,6 +49,8 @@ class Prepared:
     protocol: Protocol
     record_key: str
     timings: Mapping[str, float]
+    reference: Reference | None = None
+    """The original that token-level divergence is taken from."""
 
     def new_record(self, labels: Labels) -> EvalRecord:
         """The record of an evaluation that begins now."""
@@ -98,6 +101,10 @@ def prepare(config: EvalConfig, progress: Progress) -> Prepared:
     timings["sparsity"] = time.perf_counter() - began
     if measurement is not None:
         model = with_hashes(model, measurement)
+    reference = None
+    if corpus is not None and seqlen is not None:
+        subject = Subject(model, tokenizer)
+        reference = find_reference(config, subject, corpus, seqlen, progress)
     protocol = _protocol(config, model, planned, seqlen)
     return Prepared(
         config=config,
@@ -108,8 +115,9 @@ def prepare(config: EvalConfig, progress: Progress) -> Prepared:
         planned=planned,
         corpus=corpus,
         protocol=protocol,
-        record_key=_record_key(config, resolved, model, protocol, corpus),
+        record_key=_record_key(config, resolved, model, protocol, corpus, reference),
         timings=timings,
+        reference=reference,
     )
 
 
@@ -118,6 +126,7 @@ def _check_settings(config: EvalConfig) -> None:
         ("--limit", config.limit),
         ("--nsamples", config.nsamples),
         ("--batch-size", config.batch_size),
+        ("--keep-topk", config.keep_topk),
     ):
         if isinstance(value, int) and value < 1:
             raise SettingError(f"{name} must be at least 1, found {value}")
@@ -132,6 +141,15 @@ def _check_settings(config: EvalConfig) -> None:
         raise SettingError(
             "the load stage cannot be skipped", hint="Skip sparsity, perplexity or tasks"
         )
+    for name, wanted in (
+        ("--kl-reference", config.kl_reference),
+        ("--keep-topk", config.keep_topk),
+    ):
+        if wanted is not None and "perplexity" in config.skip:
+            raise SettingError(
+                f"{name} needs the perplexity stage, which is skipped",
+                hint="Leave perplexity out of --skip",
+            )
     if not config.tasks and "tasks" not in config.skip:
         raise SettingError("no task given", hint="Name one with --tasks, or use --skip tasks")
 
@@ -226,10 +244,18 @@ def _record_key(
     model: ModelInfo,
     protocol: Protocol,
     corpus: Corpus | None,
+    reference: Reference | None,
 ) -> str:
+    # What was not asked for is left out, so that evaluations without it keep their keys.
+    optional: dict[str, Any] = {}
+    if reference is not None:
+        optional["kl_reference"] = reference.identity
+    if config.keep_topk is not None:
+        optional["keep_topk"] = config.keep_topk
     # Batch size, device and package versions move a number by floating-point noise alone.
     return canonical_hash(
         {
+            **optional,
             "weights": model.source_sha256,
             "config": loading.config_sha256(resolved),
             "tokenizer": model.tokenizer_sha256,

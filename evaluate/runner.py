@@ -17,10 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from prunescope.evaluate import checkpoint, loading, sparsity
 from prunescope.evaluate.data import Corpus
-from prunescope.evaluate.perplexity import measure_perplexity
+from prunescope.evaluate.perplexity import WindowWatcher, measure_perplexity
 from prunescope.evaluate.prepare import Prepared, measure_weights, with_hashes
 from prunescope.evaluate.progress import Progress
 from prunescope.evaluate.provenance import collect_provenance
+from prunescope.evaluate.reference import (
+    divergence_result,
+    kept_topk,
+    open_keeper,
+    open_reference,
+)
 from prunescope.evaluate.tasks import LoadedTasks
 from prunescope.evaluate.zeroshot import aggregate_groups, run_task
 from prunescope.records import (
@@ -33,6 +39,7 @@ from prunescope.records import (
     read_record,
     samples_path,
     tokens_path,
+    topk_path,
     utc_now,
     write_file,
     write_record,
@@ -145,6 +152,15 @@ def _take_over(interrupted: Path, state: _Run) -> None:
             if source.is_file():
                 write_file(path_of(state.directory, name), source.read_bytes())
                 kept[part][name] = result
+    kept["divergence"] = {c: r for c, r in known.divergence.items() if c in kept["perplexity"]}
+    kept["topk"] = {}
+    for corpus, topk in known.topk.items():
+        source = topk_path(interrupted, corpus)
+        if source.is_file():
+            write_file(topk_path(state.directory, corpus), source.read_bytes())
+            kept["topk"][corpus] = topk
+        else:
+            kept["perplexity"].pop(corpus, None)
     finished = [*kept["perplexity"], *kept["tasks"]]
     if finished:
         broken = tuple(b for b in known.broken if b.stage in ("perplexity", "tasks"))
@@ -219,6 +235,10 @@ def _perplexity_stage(
         return
     if prepared.protocol.seqlen is None:
         raise RuntimeError("perplexity needs a window length")
+    original = prepared.reference
+    reference = None if original is None else open_reference(original, corpus.name, state)
+    keeper = open_keeper(prepared.config.keep_topk, loaded, corpus, prepared.protocol, state)
+    watchers: list[WindowWatcher] = [w for w in (reference, keeper) if w is not None]
     measured = measure_perplexity(
         loaded,
         corpus.text,
@@ -227,9 +247,19 @@ def _perplexity_stage(
         nsamples=prepared.config.nsamples,
         batch_size=prepared.config.batch_size,
         progress=state,
+        watchers=watchers,
     )
     _write_arrays(tokens_path(state.directory, corpus.name), measured.arrays)
-    state.update(perplexity={corpus.name: measured.result})
+    found: dict[str, Any] = {"perplexity": {corpus.name: measured.result}}
+    if original is not None and reference is not None:
+        result = divergence_result(original, corpus.name, reference.result())
+        found["divergence"] = {corpus.name: result}
+    if keeper is not None:
+        path = topk_path(state.directory, corpus.name)
+        arrays = keeper.arrays()
+        _write_arrays(path, arrays)
+        found["topk"] = {corpus.name: kept_topk(arrays, path.stat().st_size)}
+    state.update(**found)
     state.mark_broken(measured.broken)
 
 
