@@ -130,6 +130,9 @@ def _run(record: EvalRecord, run: RunRef | None) -> dict[str, Any]:
         "perplexity": {
             corpus: found.model_dump(mode="json") for corpus, found in record.perplexity.items()
         },
+        "divergence": {
+            corpus: found.model_dump(mode="json") for corpus, found in record.divergence.items()
+        },
         "sparsity": record.sparsity.model_dump(mode="json", exclude={"tensors"})
         if record.sparsity
         else None,

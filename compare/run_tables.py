@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from prunescope.compare.delta import ordered_tasks
 from prunescope.compare.layout import Cell, Table
-from prunescope.compare.tables import format_duration, model_facts
+from prunescope.compare.tables import format_bytes, format_duration, model_facts
 from prunescope.metrics import (
     ACC,
+    KL,
     PERPLEXITY,
     Metric,
+    corpus_title,
     format_percent,
     perplexity_title,
     task_metric,
@@ -58,12 +60,25 @@ def _figures(record: EvalRecord) -> Table:
             ("Sparsity", record.sparsity.linear),
             ("Sparsity (all parameters)", record.sparsity.total),
         ):
+            if not count.known:
+                continue
             of = f"{count.zeros:,} of {count.parameters:,} are zero"
+            of = of if count.share is None else "counts not known"
             rows.append((Cell(label), Cell(format_percent(count.fraction)), Cell(of)))
     for corpus, found in record.perplexity.items():
         of = f"{found.windows:,} windows, {found.tokens:,} predicted tokens"
+        of = of if found.windows else "windows not known"
         title = perplexity_title(corpus, found.seqlen)
         rows.append((Cell(title), Cell(PERPLEXITY.format(found.perplexity)), Cell(of)))
+    for corpus, divergence in record.divergence.items():
+        at_least = "at least " if divergence.kind == "top-k" else ""
+        of = f"nats a token, from {divergence.reference_name}; {divergence.tokens:,} tokens"
+        value = at_least + KL.format(divergence.mean)
+        rows.append((Cell(f"{corpus_title(corpus)} KL divergence"), Cell(value), Cell(of)))
+    for corpus, kept in record.topk.items():
+        label = f"{corpus_title(corpus)} log-probabilities kept"
+        of = f"{format_bytes(kept.bytes)}, {format_percent(kept.covered)} of the probability"
+        rows.append((Cell(label), Cell(f"top {kept.k}"), Cell(of)))
     if record.mean_accuracy is not None:
         n = sum(not task.group for task in record.tasks.values())
         of = f"plain mean over {n} tasks" if n != 1 else "of 1 task"

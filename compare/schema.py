@@ -106,6 +106,7 @@ class Run(Part):
     model: dict[str, Any]
     protocol: dict[str, Any]
     perplexity: dict[str, dict[str, Any]]
+    divergence: dict[str, dict[str, Any]]
     sparsity: dict[str, Any] | None
     broken: list[dict[str, Any]]
     alarms: list[dict[str, Any]]

@@ -15,6 +15,7 @@ from prunescope.compare.analysis_tables import (
 )
 from prunescope.compare.delta import Comparison, Row
 from prunescope.compare.layout import Cell, Table
+from prunescope.compare.vocabulary import divergence_tables
 from prunescope.metrics import SPARSITY, Metric, format_percent, format_relative
 from prunescope.records import EvalRecord, RunRef
 
@@ -83,7 +84,7 @@ def comparison_tables(comparison: Comparison) -> ReportTables:
         first_footnotes=first,
         notes=(*comparison.notes, *analysis_notes(comparison.analysis)),
         significance=significance_table(comparison.analysis),
-        details=detail_tables(comparison.analysis),
+        details=(*divergence_tables(comparison), *detail_tables(comparison.analysis)),
     )
 
 

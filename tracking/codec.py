@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from prunescope.metrics import format_percent, mlflow_metric_name
+from prunescope.metrics import KL, format_percent, mlflow_metric_name
 from prunescope.records import EvalRecord, TaskResult
 from prunescope.tracking.links import redact
 from prunescope.tracking.samples import TABLE_PATH
@@ -145,6 +145,8 @@ def _figures(
 ) -> Iterator[tuple[tuple[str, ...], float, int]]:
     for corpus, result in record.perplexity.items():
         yield ("ppl", corpus), result.perplexity, 0
+    for corpus, divergence in record.divergence.items():
+        yield (KL.name, corpus), divergence.mean, 0
     if record.sparsity is not None:
         yield ("sparsity", "linear"), record.sparsity.linear.fraction, 0
         if record.sparsity.total.known:

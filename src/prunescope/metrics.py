@@ -13,6 +13,7 @@ from typing import Literal
 __all__ = [
     "ACC",
     "ACC_NORM",
+    "KL",
     "PERPLEXITY",
     "SPARSITY",
     "Direction",
@@ -61,6 +62,7 @@ class Metric:
 ACC = Metric("acc", "Accuracy", "higher")
 ACC_NORM = Metric("acc_norm", "Accuracy (length-normalized)", "higher")
 PERPLEXITY = Metric("ppl", "Perplexity", "lower")
+KL = Metric("kl", "KL divergence from the original", "lower", unit="nats")
 SPARSITY = Metric("sparsity", "Sparsity", "neither", unit="%", decimals=2)
 
 _CORPORA = {"wikitext2": "WikiText2", "c4": "C4", "boolq-passages": "BoolQ passages"}

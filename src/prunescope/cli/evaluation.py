@@ -33,6 +33,8 @@ def eval_command(
     seqlen: options.Seqlen = None,
     ppl_corpus: options.PplCorpus = "wikitext2",
     skip: options.Skip = None,
+    kl_reference: options.KlReference = None,
+    keep_topk: options.KeepTopk = None,
     data_dir: options.DataDir = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -113,6 +115,8 @@ def eval_command(
 
         prunescope eval ./out/wanda-50 --baseline latest:Llama-2-7b-hf --method wanda
 
+        prunescope eval ./out/wanda-50 --kl-reference latest:Llama-2-7b-hf
+
         prunescope eval facebook/opt-125m@main --tasks boolq,rte --limit 100 --skip perplexity
     """
     config = _build_config(model, locals())
@@ -120,11 +124,13 @@ def eval_command(
 
     from prunescope.cli.console import TerminalProgress
     from prunescope.cli.publishing import open_tracker
+    from prunescope.cli.reference import kl_reference as find_reference
     from prunescope.cli.summary import print_outcome
     from prunescope.cli.workflow import evaluate_and_track
 
     tracker = open_tracker(tracking_uri, options.DEFAULT_ROOT, experiment)
-    with TerminalProgress() as progress:
+    with find_reference(kl_reference, tracker) as found, TerminalProgress() as progress:
+        config = config.model_copy(update={"kl_reference": found})
         outcome = evaluate_and_track(
             config, labels, tracker, progress, baseline=baseline, force=force
         )
@@ -236,6 +242,7 @@ def _build_config(model: str, settings: dict[str, Any]) -> EvalConfig:
         seqlen=options.parse_seqlen(settings["seqlen"]),
         nsamples=settings["nsamples"],
         ppl_corpus=settings["ppl_corpus"],
+        keep_topk=settings.get("keep_topk"),
         data_dir=str(settings["data_dir"]) if settings["data_dir"] else None,
     )
 

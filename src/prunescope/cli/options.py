@@ -23,6 +23,8 @@ __all__ = [
     "Dtype",
     "Experiment",
     "Force",
+    "KeepTopk",
+    "KlReference",
     "Limit",
     "Nsamples",
     "NumFewshot",
@@ -110,6 +112,27 @@ PplCorpus = Annotated[
         "--ppl-corpus",
         help="Perplexity corpus: wikitext2, c4, boolq-passages or a text file.",
         rich_help_panel=_WHAT,
+    ),
+]
+KlReference = Annotated[
+    str | None,
+    typer.Option(
+        "--kl-reference",
+        help="The original, a run or a model: KL divergence from it over the vocabulary, token by "
+        "token on the perplexity corpus. A run's model is loaded beside this one, or its kept "
+        "top-k log-probabilities are used.",
+        rich_help_panel=_WHAT,
+        show_default=False,
+    ),
+]
+KeepTopk = Annotated[
+    int | None,
+    typer.Option(
+        "--keep-topk",
+        help="Keep each perplexity token's K largest log-probabilities in the run, so that "
+        "--kl-reference can do without this model.",
+        rich_help_panel=_WHAT,
+        show_default=False,
     ),
 ]
 Skip = Annotated[

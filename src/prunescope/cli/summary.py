@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prunescope.metrics import PERPLEXITY, format_percent, task_metric
+from prunescope.metrics import KL, PERPLEXITY, format_percent, task_metric
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,6 +86,15 @@ def summary_table(record: EvalRecord) -> Table:
             PERPLEXITY.format(result.perplexity),
             "",
             f"{result.windows} windows",
+        )
+    for corpus, divergence in record.divergence.items():
+        error = divergence.stderr_windows
+        at_least = "at least " if divergence.kind == "top-k" else ""
+        table.add_row(
+            f"KL from {divergence.reference_name} {corpus}",
+            at_least + KL.format(divergence.mean),
+            f"{error:.4f}" if error is not None else "",
+            f"{divergence.tokens:,} tokens",
         )
     for name, task in record.tasks.items():
         if task.group:
