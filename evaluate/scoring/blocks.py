@@ -22,8 +22,10 @@ __all__ = ["Block", "BlockedAttention", "cut_blocks"]
 
 PIECE = 64
 """A longer run of tokens is cut, so that early tokens skip the keys of later ones."""
-CALL_COST = 3000
+CALL_COST = 1500
 """What one more call costs, in query-key pairs."""
+COPY_COST = 8
+"""What copying one key and value together costs, in query-key pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def cut_blocks(layout: Layout, prefix: int) -> list[Block]:
                 break
             # A depth-first order: what later pieces see before the block, the first one sees too.
             keys = prefix + len(pieces[begin].ancestors) + size
-            options.append((best[begin] + size * keys + CALL_COST, begin))
+            options.append((best[begin] + CALL_COST + (size + COPY_COST) * keys, begin))
         cost, begin = min(options)
         best.append(cost)
         origin.append(begin)
