@@ -129,8 +129,8 @@ KeepTopk = Annotated[
     int | None,
     typer.Option(
         "--keep-topk",
-        help="Keep each perplexity token's K largest log-probabilities in the run, so that "
-        "--kl-reference can do without this model.",
+        help="Keep each perplexity token's K largest log-probabilities in the run, so that later "
+        "divergences from it need not load the model.",
         rich_help_panel=_WHAT,
         show_default=False,
     ),
