@@ -17,6 +17,7 @@ from prunescope.tracking.codec import encode, headline
 from prunescope.tracking.notes import compose_note, cut_note
 from prunescope.tracking.runs import StoredRun, filter_string
 from prunescope.tracking.store import upload as sending
+from prunescope.tracking.store.bulk import search_all_runs
 from prunescope.tracking.store.comparisons import send_comparison
 from prunescope.tracking.store.connect import Location, connect, locate, tracking_errors
 from prunescope.tracking.store.download import download_directory, download_record
@@ -70,6 +71,10 @@ class Store:
     def is_embedded(self) -> bool:
         """Whether the store is an SQLite file, without a server."""
         return self._location.database is not None
+
+    @property
+    def _is_server(self) -> bool:
+        return links.is_http(self._location.uri)
 
     @property
     def artifact_location(self) -> str | None:
@@ -236,7 +241,11 @@ class Store:
             ids = self._experiment_ids()
             if experiment is not None:
                 ids = [one for one in ids if self._names.get(one) == experiment]
-            return [self._stored(run) for run in search_runs(self._client, wanted, ids, limit)]
+            if wanted and ids and limit is None and id_prefix is None and self._is_server:
+                found = search_all_runs(self._client, wanted, ids)
+            else:
+                found = search_runs(self._client, wanted, ids, limit)
+            return [self._stored(run) for run in found]
 
     def _experiment_ids(self) -> list[str]:
         found = all_experiments(self._client)
