@@ -76,6 +76,7 @@ def _register() -> None:
     from prunescope.cli.comparison import compare_command
     from prunescope.cli.demo import demo_command
     from prunescope.cli.evaluation import eval_command, pair_command
+    from prunescope.cli.imports import export_command, import_command
     from prunescope.cli.leaderboard import leaderboard_command
     from prunescope.cli.listing import runs_command
     from prunescope.cli.sparsity import sparsity_command
@@ -89,6 +90,8 @@ def _register() -> None:
     app.command("leaderboard")(leaderboard_command)
     app.command("sparsity")(sparsity_command)
     app.command("sync")(sync_command)
+    app.command("import")(import_command)
+    app.command("export")(export_command)
     app.command("demo")(demo_command)
     app.command("ui")(ui_command)
     app.add_typer(data.app, name="data")
