@@ -89,7 +89,13 @@ def test_divergence_from_a_run_is_that_of_its_model(
     (report,) = (workspace / "out").glob("*.md")
     line = next(x for x in report.read_text().splitlines() if x.startswith("| pruned | WikiText2"))
     assert f"| the original | {result.mean:.4f} ±" in line
+    assert "| Characters of the corpus |" in report.read_text()
     whole = json.loads(report.with_suffix(".json").read_text())
+    window = whole["statistics"]["tokens"][0]["worst"][0]
+    with np.load(tokens_path(folder, "wikitext2")) as arrays:
+        places = arrays["window_start"], arrays["window_end"]
+    assert window["first_character"] == places[0][window["window"]]
+    assert window["last_character"] == places[1][window["window"]] - 1
     assert whole["runs"]["pruned"]["divergence"]["wikitext2"]["mean"] == result.mean
 
 

@@ -303,3 +303,19 @@ def test_peak_memory_is_at_most_a_third_of_the_textbook_loop() -> None:
     assert run.returncode == 0, run.stderr
     ours, textbook = map(int, run.stdout.split())
     assert ours * 3 <= textbook
+
+
+def test_a_tokenizer_that_tells_no_offsets_leaves_the_windows_places_out() -> None:
+    loaded = ready(tiny_model())
+
+    class Slow:
+        is_fast = False
+
+        def __call__(self, text: str, **settings: Any) -> Any:
+            assert "return_offsets_mapping" not in settings
+            return loaded.tokenizer(text, **settings)
+
+    slow = ready(tiny_model(), tokenizer=Slow())
+    found, usual = measure(slow), measure(loaded)
+    assert usual.arrays.keys() - found.arrays.keys() == {"window_start", "window_end"}
+    assert found.result == usual.result
