@@ -36,8 +36,13 @@ class _Section:
     caption: str = ""
 
 
-def html_report(comparison: Comparison) -> str:
-    """The whole comparison as a self-contained page with charts and sortable tables."""
+def html_report(comparison: Comparison, pictures: Sequence[Path] = ()) -> str:
+    """The whole comparison as a self-contained page with charts and sortable tables.
+
+    Args:
+        comparison: of two records, with or without its analysis.
+        pictures: SVG files of the pruned run's structure, put into the page.
+    """
     tables = comparison_tables(comparison)
     keys = (_Key("original", "original"), _Key("pruned", "pruned"))
     sections = [
@@ -54,6 +59,7 @@ def html_report(comparison: Comparison) -> str:
     if layers:
         empty = Table("Sparsity by Layer", (), ())
         sections.append(_Section(empty, layers, keys, "Linear layers of each decoder block."))
+    sections.extend(_picture_sections(pictures))
     sections.extend(_Section(table) for table in tables.details)
     if tables.protocol.rows:
         sections.append(_Section(tables.protocol))
@@ -68,8 +74,8 @@ def html_report(comparison: Comparison) -> str:
     )
 
 
-def run_report_html(record: EvalRecord) -> str:
-    """A single run as a self-contained page."""
+def run_report_html(record: EvalRecord, pictures: Sequence[Path] = ()) -> str:
+    """A single run as a self-contained page, with SVG files of its structure put into it."""
     tables = run_tables(record)
     charts = {
         "Task Results": (_run_chart(record), "Primary metric, with one standard error each way."),
@@ -82,6 +88,7 @@ def run_report_html(record: EvalRecord) -> str:
     for table in tables.sections:
         chart, caption = charts.get(table.title, ("", ""))
         sections.append(_Section(table, chart, (), caption))
+    sections.extend(_picture_sections(pictures))
     when = record.started_at.strftime("%Y-%m-%d %H:%M:%S %Z").strip()
     role = f"{record.labels.role}, " if record.labels.role else ""
     return _render(
@@ -90,6 +97,21 @@ def run_report_html(record: EvalRecord) -> str:
         sections=sections,
         notes=list(tables.notes),
     )
+
+
+def _picture_sections(pictures: Sequence[Path]) -> list[_Section]:
+    """As images, so that nothing in a file can run or reach the page."""
+    from base64 import b64encode
+
+    from markupsafe import Markup
+
+    found = []
+    for path in pictures:
+        title = path.stem.replace("-", " ").capitalize()
+        data = b64encode(path.read_bytes()).decode()
+        image = Markup('<img class="picture" alt="{}" src="data:image/svg+xml;base64,{}">')
+        found.append(_Section(Table(title, (), ()), image.format(title, data)))
+    return found
 
 
 # --- charts -------------------------------------------------------------------------------------

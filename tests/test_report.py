@@ -400,3 +400,13 @@ def test_when_one_file_cannot_be_written_none_is_left(
     with pytest.raises(OutputError, match="disk full"):
         write_comparison(PAIRS["pair"](), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_put_into_the_page_as_images(tmp_path: Path) -> None:
+    picture = tmp_path / "sparsity-heatmap.svg"
+    picture.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>x</script></svg>')
+    record = original_record()
+    page = run_report_html(record, [picture])
+    assert '<img class="picture" alt="Sparsity heatmap" src="data:image/svg+xml;base64,' in page
+    assert "<script>x</script>" not in page
+    assert "<img" not in run_report_html(record)

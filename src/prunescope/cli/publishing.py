@@ -186,9 +186,12 @@ def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline
 def _write_reports(directory: Path, record: EvalRecord, comparison: Comparison | None) -> None:
     from prunescope.compare import report
 
+    pictures = sorted((directory / "plots").glob("*.svg"))
     if comparison is None:
-        markdown, page = report.run_report_markdown(record), report.run_report_html(record)
+        markdown = report.run_report_markdown(record)
+        page = report.run_report_html(record, pictures)
     else:
-        markdown, page = report.markdown_report(comparison), report.html_report(comparison)
+        markdown = report.markdown_report(comparison)
+        page = report.html_report(comparison, pictures)
     write_file(directory / "report.md", markdown)
     write_file(directory / "report.html", page)
