@@ -176,3 +176,17 @@ def test_pictures_and_the_stepped_metric_are_in_the_run(
     names = {path.name for path in folder.rglob("*")}
     assert {"sparsity-heatmap.png", "sparsity-heatmap.svg", "block-tiers.png"} <= names
     assert "layers/sparsity" in run.metrics
+
+
+def test_compare_exits_with_1_where_a_pruned_weight_came_back(
+    models: dict[str, Path], store: Path
+) -> None:
+    for name, model in (("masked", "2:4"), ("tuned", "finetuned")):
+        done = run_cli(["eval", str(models[model]), *FAST, "--run-name", name], store)
+        assert done.exit_code == 0, done.stderr
+    options = ["--require-mask-kept", "--output-dir", "masks"]
+    lost = run_cli(["compare", "masked", "tuned", *options], store)
+    assert lost.exit_code == 1, lost.stderr
+    assert "came back" in lost.stderr
+    kept = run_cli(["compare", "masked", "masked", *options], store)
+    assert kept.exit_code == 0, kept.stderr
