@@ -100,7 +100,7 @@ def test_the_table_is_never_cut_however_narrow_the_terminal(
         (["acc.nothing>0"], set()),
         (["mean>0", "method!=wanda", "acc.rte>=0"], {DENSE, PRUNED, OTHER}),
     ],
-    ids=" ".join,
+    ids=lambda names: " ".join(sorted(names)),
 )
 def test_filters_choose_runs(workspace: Path, filters: list[str], expected: set[str]) -> None:
     arguments = [part for one in filters for part in ("--filter", one)]
