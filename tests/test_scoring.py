@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from prunescope.errors import SettingError, TaskError
 from prunescope.evaluate.loading import LoadedModel
 from prunescope.evaluate.progress import SilentProgress
 from prunescope.evaluate.scoring import build_scorer
-from prunescope.evaluate.scoring.selfcheck import pick_sample, tolerance
+from prunescope.evaluate.scoring.selfcheck import pick_sample, tolerance, worst_excess
 from prunescope.evaluate.scoring.trees import Request
 
 TOLERANCE = 1e-4
@@ -256,6 +257,27 @@ def test_model_that_ignores_masks_positions_and_cache_is_left_to_lm_eval(
     assert_falls_back(ready(model), "packed rows are off by")
 
 
+def test_model_that_goes_wrong_beyond_a_length_is_found_out_when_a_task_gets_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model()
+    forward = model.base_model.forward
+
+    def shortsighted(input_ids: torch.Tensor, **inputs: Any) -> Any:
+        if input_ids.shape[1] > 100 and inputs.get("position_ids") is not None:
+            inputs["position_ids"] = inputs["position_ids"] * 0
+        return forward(input_ids=input_ids, **inputs)
+
+    monkeypatch.setattr(model.base_model, "forward", shortsighted)
+    subject = ready(model)
+    lm = scorer(subject)
+    token_scores(lm, [([5] * 20, [6]), ([7] * 20, [8])])
+    assert lm.engine_name == "packed rows"
+    longer = exam(4, prompt=110, documents=2)
+    assert_same(token_scores(lm, longer), lm_eval_token_scores(subject, longer))
+    assert lm.engine_name != "packed rows"
+
+
 def test_model_that_refuses_masks_and_cache_is_left_to_lm_eval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -297,6 +319,7 @@ def test_sequences_on_which_a_model_breaks_do_not_take_their_neighbours_with_the
     wanted = lm_eval_token_scores(subject, pairs)
     assert [score != score for score, _ in found] == [i == 4 for i in range(len(pairs))]
     assert_same(found[:4] + found[5:], wanted[:4] + wanted[5:])
+    assert lm.engine_name == "packed rows"
 
 
 def test_model_of_nan_gives_nan_everywhere() -> None:
@@ -415,6 +438,19 @@ def test_sample_for_the_check_has_the_longest_request_and_stays_small() -> None:
     assert max(len(r.input) for r in sample) == max(len(r.input) for r in requests)
     assert len(pick_sample(requests[:20])) <= 4
     assert len(pick_sample(requests[:1])) == 1
+
+
+def test_number_against_no_number_is_the_worst_of_differences() -> None:
+    requests = [Request.encoded(i, [3], [4], 100) for i in range(3)]
+    wanted = {0: (-1.0, True), 1: (-2.0, True), 2: (math.nan, True)}
+    assert worst_excess(wanted, wanted, requests, torch.float32) == 0.0
+    near = {**wanted, 1: (-2.0005, True)}
+    assert worst_excess(near, wanted, requests, torch.float32) == 0.0
+    far = {**wanted, 0: (-1.2, True), 1: (-2.1, True)}
+    assert worst_excess(far, wanted, requests, torch.float32) == pytest.approx(0.2)
+    broken = {**wanted, 1: (math.nan, True)}
+    assert worst_excess(broken, wanted, requests, torch.float32) == math.inf
+    assert worst_excess(wanted, broken, requests, torch.float32) == math.inf
 
 
 def test_tolerance_is_a_thousandth_of_a_nat_in_float32_and_grows_with_coarser_types() -> None:

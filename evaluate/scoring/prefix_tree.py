@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -74,10 +75,12 @@ class PrefixTreeScorer:
         longest = max(len(request.input) for request in requests)
         if self._engines is None:
             self._engines = self._build_engines(requests[0])
-        if longest > RECHECK_FROM * self._checked:
+        if self._engines and longest > RECHECK_FROM * self._checked:
             self._check(pick_sample(requests))
             self._checked = longest
         if not self._engines:
+            name, reason = type(self._model).__name__, ", ".join(self._problems)
+            self._say(f"{name} does not fit prefix trees ({reason}): using lm-eval's own backend")
             return None
         return self._run(self._engines[0], requests, done)
 
@@ -105,7 +108,10 @@ class PrefixTreeScorer:
 
     def _check(self, sample: Sequence[Request]) -> None:
         """Drop engines until the first agrees with the model's ordinary forward pass."""
-        wanted = self._reference(sample) if self._engines else {}
+        wanted = self._reference(sample)
+        # A request on which the model itself breaks would take its neighbours in the row with it.
+        sound = [request for request in sample if math.isfinite(wanted[request.index][0])]
+        sample = sound or sample
         tokens = self.tokens
         while self._engines:
             engine = self._engines[0]
@@ -124,10 +130,6 @@ class PrefixTreeScorer:
             finally:
                 self.tokens = tokens
             del self._engines[0]
-        if not self._engines:
-            name = type(self._model).__name__
-            reason = ", ".join(self._problems)
-            self._say(f"{name} does not fit prefix trees ({reason}): using lm-eval's own backend")
 
     def _reference(self, sample: Sequence[Request]) -> dict[int, Score]:
         try:
