@@ -61,9 +61,10 @@ def reference_scores(
 def tolerance(dtype: torch.dtype, targets: int) -> float:
     """Difference in nats that rounding explains, over ``targets`` predicted tokens.
 
-    Rounding errors of single tokens are independent, so their sum grows as a square root.
+    Rounding errors of single tokens are independent, so their sum grows as a square root. In
+    bfloat16 two orders of summing gave a real model's token up to 20 epsilons of difference.
     """
-    return max(1e-3, 16 * torch.finfo(dtype).eps * math.sqrt(targets))
+    return max(1e-3, 48 * torch.finfo(dtype).eps * math.sqrt(targets))
 
 
 def worst_excess(
