@@ -98,7 +98,8 @@ def install(venv: Path, project: Path, requirements: Iterable[str]) -> None:
         code = process.wait()
     if code:
         said = "\n  ".join(reasons(log.read_text(encoding="utf-8").splitlines()))
-        raise SetupError(f"pip failed:\n  {said}\nThe whole log: {log}")
+        ending = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+        raise SetupError(f"pip failed ({ending}):\n  {said}\nThe whole log: {log}")
 
 
 def reasons(lines: Sequence[str]) -> list[str]:
