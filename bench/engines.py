@@ -4,8 +4,8 @@
     python bench/engines.py --documents 40 --rounds 5
 
 Models of about 40 million random parameters in the shape of well-known families score the same
-documents of four choices each (30 shared tokens, then 13 of each choice), and the same behind a
-prompt of 400 tokens; speed depends on shapes alone. The engines take turns, and the best of the
+documents of four choices each (10 to 50 shared tokens, then 2 to 25 of each choice), and the same
+behind a prompt of 400 tokens; speed depends on shapes alone. The engines take turns, and the best of the
 rounds counts.
 """
 
@@ -44,7 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "opt": _OPT,
     "bloom": {"hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS},
 }
-CONTEXT, CHOICE, CHOICES, PROMPT = 30, 13, 4, 400
+CONTEXT, CHOICE, CHOICES, PROMPT = (10, 50), (2, 25), 4, 400
 BUDGET = 1024
 
 Pair = tuple[list[int], list[int]]
@@ -60,8 +60,8 @@ def make_pairs(documents: int, prompt: int) -> list[Pair]:
     shared = draw(prompt)
     pairs: list[Pair] = []
     for _ in range(documents):
-        context = shared + draw(CONTEXT)
-        pairs += [(context, draw(CHOICE)) for _ in range(CHOICES)]
+        context = shared + draw(rng.randint(*CONTEXT))
+        pairs += [(context, draw(rng.randint(*CHOICE))) for _ in range(CHOICES)]
     return pairs
 
 
