@@ -5,8 +5,8 @@
 
 Models of about 40 million random parameters in the shape of well-known families score the same
 documents of four choices each (10 to 50 shared tokens, then 2 to 25 of each choice), and the same
-behind a prompt of 400 tokens; speed depends on shapes alone. The engines take turns, and the best of the
-rounds counts.
+behind a prompt of 400 tokens; speed depends on shapes alone. The engines take turns, and the best
+of the rounds counts.
 """
 
 from __future__ import annotations
