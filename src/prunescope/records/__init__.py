@@ -34,21 +34,23 @@ from prunescope.records.files import (
 from prunescope.records.results import (
     SCHEMA_VERSION,
     Alarm,
-    BlockTiers,
     Breakage,
     DivergenceResult,
     EvalRecord,
     FailureInfo,
     KeptTopk,
-    LayerSparsity,
     ModelInfo,
     PerplexityResult,
     Protocol,
     Provenance,
     RunRef,
-    SparsityResult,
     TaskProtocol,
     TaskResult,
+)
+from prunescope.records.zeros import (
+    BlockTiers,
+    LayerSparsity,
+    SparsityResult,
     TensorSparsity,
     ZeroCount,
 )

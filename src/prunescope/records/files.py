@@ -16,7 +16,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunescope.errors import OutputError, RecordError
-from prunescope.records.results import SCHEMA_VERSION, EvalRecord, SparsityResult
+from prunescope.records.results import SCHEMA_VERSION, EvalRecord
+from prunescope.records.zeros import SparsityResult
 
 __all__ = [
     "SAMPLES_COLUMNS",
@@ -168,7 +169,7 @@ def parse_record(text: str, *, source: str) -> EvalRecord:
     """
     try:
         raw = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{source} is not JSON: {error}") from error
     if not isinstance(raw, Mapping):
         raise RecordError(f"expected a record in {source}, found {type(raw).__name__}")
