@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunescope.errors import PrunescopeError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
     from prunescope.records import Stage
 
-__all__ = ["TerminalProgress", "print_error", "stderr", "stdout"]
+__all__ = ["Output", "TerminalProgress", "print_error", "stderr", "stdout"]
 
 
 def stdout() -> Console:
@@ -39,10 +41,83 @@ def print_error(error: PrunescopeError) -> None:
     stderr().print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class Output:
+    """How a command answers: for a person, as JSON (``--json``), or in a line (``--quiet``).
+
+    Results go to stdout, all else to stderr. Of ``--quiet`` warnings are left; with ``--json``
+    besides, stdout has the document all the same.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def show(
+        self,
+        table: Callable[[], RenderableType | list[RenderableType]],
+        *,
+        document: Callable[[], Any],
+        essential: Callable[[], str | Iterable[str]],
+    ) -> None:
+        """Print the result in the one form that was asked for; the others are not made.
+
+        Args:
+            table: what a person reads, one or several renderables; plain strings are lines.
+            document: what ``json.dumps`` takes; NaN and infinities become null.
+            essential: what a script goes on with; several are printed one a line.
+        """
+        if self.as_json:
+            _print_json(document())
+        elif self.quiet:
+            found = essential()
+            _print_parts((found,) if isinstance(found, str) else found)
+        else:
+            shown = table()
+            _print_parts(shown if isinstance(shown, list | tuple) else (shown,))
+
+    def note(self, text: str) -> None:
+        """A line on stderr that a person may want to know; none with ``--quiet``."""
+        if not self.quiet:
+            stderr().print(text, soft_wrap=True, markup=False)
+
+    def warn(self, text: str, style: str = "bold yellow") -> None:
+        """A line on stderr that matters, whatever was asked for."""
+        stderr().print(text, soft_wrap=True, markup=False, style=style)
+
+    def progress(self) -> TerminalProgress:
+        """Bars on stderr; none with ``--quiet``, or where stderr is not a terminal."""
+        return TerminalProgress(silent=self.quiet)
+
+
+def _print_parts(parts: Iterable[RenderableType]) -> None:
+    for part in parts:
+        plain = isinstance(part, str)  # a line as it is, which the terminal may break
+        stdout().print(part, soft_wrap=plain, markup=not plain)
+
+
+def _print_json(value: Any) -> None:
+    """One JSON document on stdout, in strict JSON: figures that are not finite become null."""
+    import json
+
+    import typer
+
+    typer.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    import math
+
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value
+
+
 class TerminalProgress:
     """A bar for each stage with the time left; silent where stderr is not a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -60,7 +135,7 @@ class TerminalProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=silent or not self._console.is_terminal,
         )
         self._open: list[TaskID] = []
 

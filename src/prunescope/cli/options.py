@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_ROOT",
+    "AsJson",
     "BatchSize",
     "CacheDir",
     "DataDir",
@@ -30,6 +31,7 @@ __all__ = [
     "NumFewshot",
     "OutputDir",
     "PplCorpus",
+    "Quiet",
     "Seed",
     "Seqlen",
     "Skip",
@@ -50,6 +52,7 @@ DEFAULT_ROOT = Path("mlruns")
 _MODEL = "Model"
 _WHAT = "What to measure"
 _TRACKING = "Tracking"
+_OUTPUT = "For scripts"
 
 Tasks = Annotated[
     list[str] | None,
@@ -231,6 +234,23 @@ Force = Annotated[
         "--force",
         help="Evaluate again even where the same evaluation has finished before.",
         rich_help_panel=_TRACKING,
+    ),
+]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="Print one JSON document on stdout in place of tables.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print only what a script goes on with, such as a run id or a path; warnings stay.",
+        rich_help_panel=_OUTPUT,
     ),
 ]
 OutputDir = Annotated[
