@@ -30,6 +30,7 @@ from prunescope.errors import OutputError, PrunescopeError, RecordError, Trackin
 from prunescope.records import EvalRecord, TaskResult, read_record, read_tensors, write_record
 from prunescope.tracking.spool import uploaded_to
 from prunescope.tracking.store import Store, open_store
+from prunescope.tracking.store.artifacts import MANIFEST_TAG
 from prunescope.tracking.view import VIEW_TAG, read_view
 
 LOGIN_PAGE = b"<!doctype html><title>Sign in</title>"
@@ -243,14 +244,52 @@ def test_an_upload_takes_few_requests(mlflow_server: str, tmp_path: Path) -> Non
         opening = len(seen)
         for name in ("first", "second"):
             example(tmp_path / name)
-            start = len(seen)
+            start, clock = len(seen), time.monotonic()
             store.upload(tmp_path / name, experiment="counted")
+            seconds = time.monotonic() - clock
         spent = seen[start:]
     artifacts = [path for method, path in spent if method == "PUT"]
+    back = [path for method, path in spent if method == "GET" and "/artifacts/" in path]
+    rest = [path for _, path in spent if path not in {*artifacts, *back}]
     assert opening <= 2
-    assert len(artifacts) == 11  # record, sparsity, 7 samples, tokens, table
-    # find the experiment 3, create 1, log 2, list what arrived 5, end 1, look for doubles 2, view 1
-    assert len(spent) - len(artifacts) <= 16, [path for _, path in spent]
+    assert len(artifacts) == 12  # record, sparsity, 7 samples, tokens, table, manifest
+    assert sorted(artifacts) == sorted(back)
+    # find the experiment 3, create 1, log 2, list what arrived 4, list to read back 9, tag 1,
+    # end 1, look for doubles 2, view 1
+    assert len(rest) <= 24, rest
+    assert seconds < 2, seconds
+
+
+@pytest.mark.parametrize("there", ["complete", "half", "wrong"])
+def test_what_is_there_already_is_not_sent_again(
+    mlflow_server: str, tmp_path: Path, there: str
+) -> None:
+    example(tmp_path / "r")
+    store = open_store(mlflow_server, root=tmp_path)
+    ref = store.upload(tmp_path / "r", experiment="counted")
+    raw = client(store)
+    if there != "complete":
+        raw.delete_tag(ref.run_id, MANIFEST_TAG)
+    if there == "wrong":
+        same_size = bytes((tmp_path / "r" / "samples" / "rte.parquet").stat().st_size)
+        (tmp_path / "rte.parquet").write_bytes(same_size)
+        raw.log_artifact(ref.run_id, str(tmp_path / "rte.parquet"), "samples")
+    with proxy(mlflow_server) as (address, seen):
+        assert open_store(address, root=tmp_path).upload(tmp_path / "r", experiment="x") == (
+            ref.model_copy(
+                update={
+                    "tracking_uri": address,
+                    "url": ref.url and ref.url.replace(mlflow_server, address),
+                }
+            )
+        )
+    sent = [path.rpartition("/")[2] for method, path in seen if method == "PUT"]
+    back = [path for method, path in seen if method == "GET" and "/artifacts/" in path]
+    assert sent == (["rte.parquet"] if there == "wrong" else [])
+    assert (not back) == (there == "complete")
+    run = store.get(ref.run_id)
+    assert len(run.tags[MANIFEST_TAG]) == 64
+    store.fetch(run, tmp_path / "back", everything=True)
 
 
 def test_two_processes_may_create_and_fill_the_store_at_once(tmp_path: Path) -> None:
@@ -438,7 +477,8 @@ def test_only_what_belongs_to_a_record_is_sent(embedded: Store, tmp_path: Path) 
     raw = client(embedded)
     top = {entry.path for entry in raw.list_artifacts(ref.run_id)}
     assert top == {
-        "plots", "record.json", "report.md", "samples", "sparsity.json", "tables", "tokens",
+        "manifest.json", "plots", "record.json", "report.md", "samples", "sparsity.json", "tables",
+        "tokens",
     }  # fmt: skip
     assert len(raw.list_artifacts(ref.run_id, "samples")) == 7
     assert [e.path for e in raw.list_artifacts(ref.run_id, "plots")] == ["plots/layers.png"]
@@ -533,7 +573,7 @@ def test_artifacts_that_a_login_page_swallowed_are_noticed(
     record = example(tmp_path / "r")
     with (
         proxy(mlflow_server, rule) as (address, _),
-        pytest.raises(TrackingError, match="8 of 11 artifacts did not arrive"),
+        pytest.raises(TrackingError, match="8 of 12 artifacts did not arrive"),
     ):
         open_store(address, root=tmp_path).upload(tmp_path / "r", experiment="login")
     assert uploaded_to(tmp_path / "r") == []
@@ -542,6 +582,69 @@ def test_artifacts_that_a_login_page_swallowed_are_noticed(
     ref = store.upload(tmp_path / "r", experiment="login")
     assert with_id(store, record) == [ref.run_id]
     assert store.get(ref.run_id).status == "FINISHED"
+
+
+def test_content_that_is_wrong_at_the_right_size_is_noticed(
+    mlflow_server: str, tmp_path: Path
+) -> None:
+    record = example(tmp_path / "r")
+    store = open_store(mlflow_server, root=tmp_path)
+    experiment = store.upload(_written(tmp_path / "other"), experiment="login").experiment_id
+    # A former, damaged upload left a file of the same size; now a login page takes every PUT.
+    raw = client(store)
+    left = raw.create_run(
+        experiment, tags={"prunescope.record_id": record.record_id, "prunescope.schema": "1"}
+    )
+    path = tmp_path / "r" / "tokens" / "wikitext2.npz"
+    (tmp_path / path.name).write_bytes(bytes(path.stat().st_size))
+    raw.log_artifact(left.info.run_id, str(tmp_path / path.name), "tokens")
+
+    def rule(method: str, path: str) -> Answer | None:
+        return (200, LOGIN_PAGE) if method == "PUT" and "tokens" in path else None
+
+    with (
+        proxy(mlflow_server, rule) as (address, _),
+        pytest.raises(TrackingError, match="1 of 12 artifacts did not arrive whole: tokens/wiki"),
+    ):
+        open_store(address, root=tmp_path).upload(tmp_path / "r", experiment="login")
+    assert MANIFEST_TAG not in store.get(left.info.run_id).tags
+    assert uploaded_to(tmp_path / "r") == []
+    ref = store.upload(tmp_path / "r", experiment="login")
+    assert ref.run_id == left.info.run_id
+    back = store.fetch(store.get(ref.run_id), tmp_path / "back", everything=True)
+    assert (back / "tokens" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_login_page_is_noticed_where_it_is_read_back(mlflow_server: str, tmp_path: Path) -> None:
+    example(tmp_path / "r")
+
+    def rule(method: str, path: str) -> Answer | None:
+        return (200, LOGIN_PAGE) if method == "GET" and path.endswith("rte.parquet") else None
+
+    with (
+        proxy(mlflow_server, rule) as (address, _),
+        pytest.raises(TrackingError, match="1 of 12 artifacts did not arrive whole: samples/rte"),
+    ):
+        open_store(address, root=tmp_path).upload(tmp_path / "r", experiment="login")
+
+
+def test_artifacts_that_changed_since_they_were_sent_are_not_read(
+    store: Store, tmp_path: Path
+) -> None:
+    ref = store.upload(_written(tmp_path / "r"), experiment="changed")
+    run = store.get(ref.run_id)
+    raw = client(store)
+    (tmp_path / "report.md").write_text("A report that was made anew")
+    raw.log_artifact(ref.run_id, str(tmp_path / "report.md"))
+    store.fetch(run, tmp_path / "fine", everything=True)
+    (tmp_path / "rte.parquet").write_bytes(b"PAR1")
+    raw.log_artifact(ref.run_id, str(tmp_path / "rte.parquet"), "samples")
+    with pytest.raises(RecordError, match=r"samples/rte\.parquet is not the one that was sent"):
+        store.fetch(run, tmp_path / "damaged", everything=True)
+    (tmp_path / "manifest.json").write_text("{}")
+    raw.log_artifact(ref.run_id, str(tmp_path / "manifest.json"))
+    with pytest.raises(RecordError, match=r"manifest\.json is not the one that was sent"):
+        store.fetch(run, tmp_path / "damaged")
 
 
 @pytest.mark.parametrize("address", ["mlruns", "file:///tmp/mlruns", "ftp://host/x", "local host"])

@@ -16,6 +16,7 @@ from prunescope.tracking import links, spool, view
 from prunescope.tracking.codec import encode, headline
 from prunescope.tracking.notes import compose_note, cut_note
 from prunescope.tracking.runs import StoredRun, filter_string
+from prunescope.tracking.store import artifacts as files_of
 from prunescope.tracking.store import upload as sending
 from prunescope.tracking.store.bulk import search_all_runs
 from prunescope.tracking.store.comparisons import send_comparison
@@ -143,9 +144,12 @@ class Store:
         if known is not None:
             tags = {**fields.tags, **(tags if note or _NOTE not in known.data.tags else {})}
         sending.log_fields(self._client, run_id, fields, tags)
-        there = sending.artifacts_of(run, self._location.uri)
-        with sending.artifact_files(directory, record) as files:
-            sending.send_artifacts(there, files, resume=known is not None)
+        there = files_of.artifacts_of(run, self._location.uri)
+        verified = known.data.tags.get(files_of.MANIFEST_TAG) if known is not None else None
+        with files_of.artifact_files(directory, record) as files:
+            digest = files_of.send_record(there, files, resume=known is not None, verified=verified)
+        if digest != verified:
+            self._client.set_tag(run_id, files_of.MANIFEST_TAG, digest)
         self._client.set_terminated(run_id, fields.status, fields.end_ms)
         if known is None:
             # A retried create_run may have made a second, empty run.
@@ -335,7 +339,7 @@ class Store:
             return download_record(self._artifacts(run), run)
 
     def _artifacts(self, run: StoredRun) -> ArtifactRepository:
-        return sending.artifacts_of(self._client.get_run(run.ref.run_id), self._location.uri)
+        return files_of.artifacts_of(self._client.get_run(run.ref.run_id), self._location.uri)
 
     # --- changing -------------------------------------------------------------------------------
 

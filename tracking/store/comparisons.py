@@ -17,7 +17,7 @@ from prunescope.errors import TrackingError
 from prunescope.records import RunRef, utc_now
 from prunescope.tracking.links import compare_path, run_path
 from prunescope.tracking.notes import compose_note
-from prunescope.tracking.store.upload import File, artifacts_of, send_artifacts
+from prunescope.tracking.store.artifacts import File, artifacts_of, send_artifacts
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -81,7 +81,7 @@ def send_comparison(
     try:
         with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
             kept = [_renamed(path, Path(scratch)) for path in files]
-            send_artifacts(artifacts_of(run, uri), kept, resume=False)
+            send_artifacts(artifacts_of(run, uri), kept)
     except BaseException:
         client.set_terminated(run_id, "FAILED")
         raise

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 from prunescope.errors import RecordError
 from prunescope.records import EvalRecord, read_record
 from prunescope.tracking.runs import StoredRun
-from prunescope.tracking.store.upload import ARTIFACT_PATHS
+from prunescope.tracking.store.artifacts import (
+    ARTIFACT_PATHS,
+    MANIFEST_PATH,
+    MANIFEST_TAG,
+    check_against_manifest,
+)
 
 if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -27,9 +32,10 @@ def download_directory(
     """Write the artifacts that make a record directory into the folder ``into``.
 
     Only names that a record directory has are taken, so a stranger's run cannot write elsewhere.
+    Where the run tells what was sent, what came back must be the same.
 
     Raises:
-        RecordError: the run has no record.
+        RecordError: the run has no record, or what it holds now is not what was sent.
     """
     listed = store.list_artifacts()
     paths = [entry.path for entry in listed if not entry.is_dir]
@@ -46,6 +52,10 @@ def download_directory(
     into.mkdir(parents=True, exist_ok=True)
     for path in paths:
         store.download_artifacts(path, str(into))  # type: ignore[no-untyped-call]
+    if expected := run.tags.get(MANIFEST_TAG):
+        with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
+            store.download_artifacts(MANIFEST_PATH, scratch)  # type: ignore[no-untyped-call]
+            check_against_manifest(into, paths, Path(scratch) / MANIFEST_PATH, expected)
 
 
 def download_record(store: ArtifactRepository, run: StoredRun) -> EvalRecord:

@@ -4,57 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.errors import RecordError, TrackingError
-from prunescope.records import EvalRecord, samples_path
+from prunescope.errors import TrackingError
 from prunescope.tracking.codec import RunFields
-from prunescope.tracking.samples import TABLE_PATH, samples_table
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-    from mlflow.store.artifact.artifact_repo import ArtifactRepository
     from mlflow.tracking import MlflowClient
 
 __all__ = [
-    "ARTIFACT_PATHS",
-    "File",
-    "artifact_files",
-    "artifacts_of",
     "is_alive",
     "log_fields",
     "process_tags",
     "record_lock",
-    "send_artifacts",
     "start_run",
 ]
 
-ARTIFACT_PATHS = re.compile(
-    r"record\.json|sparsity\.json|report\.(md|html)"
-    r"|plots/[^/]+\.(png|svg)|samples/[^/]+\.parquet|tokens/[^/]+\.npz|tables/[^/]+\.json"
-)
-"""What of a record directory belongs to the run, and all that is ever taken out of one."""
-
 _LOCK_SECONDS = 60
-
-
-@dataclass(frozen=True)
-class File:
-    """A local file and its path among the run's artifacts."""
-
-    local: Path
-    path: PurePosixPath
-
-    @property
-    def size(self) -> int:
-        """Bytes of the local file."""
-        return self.local.stat().st_size
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -131,93 +101,6 @@ def log_fields(
     ]
     if datasets:
         client.log_inputs(run_id, datasets)
-
-
-# --- artifacts ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def artifact_files(directory: Path, record: EvalRecord) -> Iterator[list[File]]:
-    """The files of a record directory that belong to the run, and the table made from them.
-
-    Raises:
-        RecordError: a file of samples is damaged.
-    """
-    with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
-        found = [
-            File(path, PurePosixPath(path.relative_to(directory).as_posix()))
-            for path in sorted(directory.rglob("*"))
-            if path.is_file() and not path.is_symlink()
-        ]
-        files = [file for file in found if ARTIFACT_PATHS.fullmatch(str(file.path))]
-        samples = {
-            task: path for task in record.tasks if (path := samples_path(directory, task)).is_file()
-        }
-        if samples and not any(str(file.path) == TABLE_PATH for file in files):
-            table = Path(scratch) / PurePosixPath(TABLE_PATH).name
-            table.write_text(_table(directory, samples), encoding="utf-8")
-            files.append(File(table, PurePosixPath(TABLE_PATH)))
-        yield files
-
-
-def _table(directory: Path, samples: Mapping[str, Path]) -> str:
-    try:
-        return samples_table(samples)
-    except (OSError, ValueError) as error:
-        raise RecordError(
-            f"the samples of {directory} are damaged: {error}", hint="Evaluate again with --force"
-        ) from error
-
-
-def artifacts_of(run: Run, tracking_uri: str) -> ArtifactRepository:
-    """Where a run's artifacts lie.
-
-    MlflowClient keeps these by run id alone, and asks for the run again on each call: a second
-    address of the same server would use the first one's.
-    """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    return get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri)
-
-
-def send_artifacts(store: ArtifactRepository, files: list[File], *, resume: bool) -> None:
-    """Store ``files`` as artifacts of a run, then list them to see that they have arrived.
-
-    An upload that a login page answered looks like one that succeeded.
-
-    Args:
-        store: the run's artifacts.
-        files: from :func:`artifact_files`.
-        resume: whether some may be there already, which are left alone.
-
-    Raises:
-        TrackingError: some are not there, or not whole, after all.
-    """
-    missing = _missing(store, files) if resume else files
-    for file in missing:
-        folder = str(file.path.parent) if file.path.parent.name else None
-        store.log_artifact(str(file.local), folder)  # type: ignore[no-untyped-call]
-    if missing:
-        missing = _missing(store, files)
-    if missing:
-        names = ", ".join(str(file.path) for file in missing[:3])
-        raise TrackingError(
-            f"{len(missing)} of {len(files)} artifacts did not arrive whole: {names}",
-            hint="Check the server's artifact store; the record on disk is complete",
-        )
-
-
-def _missing(store: ArtifactRepository, files: list[File]) -> list[File]:
-    sizes: dict[str, int | None] = {}
-    for folder in dict.fromkeys(file.path.parent for file in files):
-        listed = store.list_artifacts(str(folder) if folder.name else None)
-        sizes.update({entry.path: entry.file_size for entry in listed if not entry.is_dir})
-    # A store that tells no sizes (None) is believed.
-    return [
-        file
-        for file in files
-        if str(file.path) not in sizes or sizes[str(file.path)] not in (None, file.size)
-    ]
 
 
 @contextlib.contextmanager
