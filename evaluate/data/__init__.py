@@ -3,6 +3,17 @@
 from prunescope.evaluate.data.corpora import Corpus, load_corpus
 from prunescope.evaluate.data.folder import DataFile, Manifest, verify
 from prunescope.evaluate.data.hub import check_hub
+from prunescope.evaluate.data.probe import HubAnswer, probe_hub
 from prunescope.evaluate.data.pulling import pull
 
-__all__ = ["Corpus", "DataFile", "Manifest", "check_hub", "load_corpus", "pull", "verify"]
+__all__ = [
+    "Corpus",
+    "DataFile",
+    "HubAnswer",
+    "Manifest",
+    "check_hub",
+    "load_corpus",
+    "probe_hub",
+    "pull",
+    "verify",
+]

@@ -11,6 +11,8 @@ from typing import Any
 from prunescope.errors import DataError
 
 __all__ = [
+    "PROBE_PATH",
+    "PROBE_SECONDS",
     "check_hub",
     "datasets_cache",
     "describe_dataset",
@@ -21,7 +23,7 @@ __all__ = [
 ]
 
 PROBE_SECONDS = 5.0
-_PROBE = "/datasets/Salesforce/wikitext/resolve/main/README.md"
+PROBE_PATH = "/datasets/Salesforce/wikitext/resolve/main/README.md"
 """A route that ``datasets`` will need: a mirror's front page may answer when nothing else does."""
 
 _WAYS_OUT = (
@@ -46,7 +48,7 @@ def check_hub() -> None:
         return
     endpoint = constants.ENDPOINT
     try:
-        answer = requests.head(endpoint + _PROBE, timeout=PROBE_SECONDS, allow_redirects=False)
+        answer = requests.head(endpoint + PROBE_PATH, timeout=PROBE_SECONDS, allow_redirects=False)
     except requests.Timeout as error:
         raise DataError(
             f"the hub at {endpoint} did not answer within {PROBE_SECONDS:.0f} s", hint=_WAYS_OUT

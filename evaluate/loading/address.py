@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["HubModel", "hub_endpoint", "parse_hub_id"]
+__all__ = ["HubModel", "hub_cache", "hub_endpoint", "parse_hub_id"]
 
 # owner/name or name, each of letters, digits, "_", "-" and "." (the hub's own rule), @revision.
 _HUB_ID = re.compile(r"(?P<id>[\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@(?P<revision>[^\s@]+))?", re.ASCII)
@@ -43,3 +44,10 @@ def hub_endpoint() -> str:
     from huggingface_hub import constants
 
     return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def hub_cache() -> Path:
+    """Folder that downloads go to: HF_HUB_CACHE, else in HF_HOME."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)

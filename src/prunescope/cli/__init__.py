@@ -75,6 +75,7 @@ def _register() -> None:
     from prunescope.cli import data
     from prunescope.cli.comparison import compare_command
     from prunescope.cli.demo import demo_command
+    from prunescope.cli.doctor import doctor_command
     from prunescope.cli.evaluation import eval_command, pair_command
     from prunescope.cli.imports import export_command, import_command
     from prunescope.cli.leaderboard import leaderboard_command
@@ -93,6 +94,7 @@ def _register() -> None:
     app.command("import")(import_command)
     app.command("export")(export_command)
     app.command("demo")(demo_command)
+    app.command("doctor")(doctor_command)
     app.command("ui")(ui_command)
     app.add_typer(data.app, name="data")
 
