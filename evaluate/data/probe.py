@@ -51,7 +51,7 @@ def probe_hub() -> HubAnswer:
 def _reason(error: Exception) -> str:
     text = str(error).lower()
     known = {
-        "resolve": "the host name is not known",
+        "failed to resolve": "the host name is not known",
         "name or service": "the host name is not known",
         "certificate": "its certificate cannot be verified",
         "proxy": "the proxy does not let it through",

@@ -143,7 +143,7 @@ def _check_artifacts(found: StoreDiagnosis) -> tuple[Check, ...]:
     place = found.artifacts or ""
     if found.kind != "server" or ("://" in place and not place.startswith("file:")):
         return ()
-    if place.startswith("mlflow-artifacts:"):
+    if not place or place.startswith("mlflow-artifacts:"):
         return ()
     return (
         Check(
