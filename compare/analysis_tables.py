@@ -12,7 +12,13 @@ from prunescope.compare.significance import Estimate
 from prunescope.compare.verdict import SuiteStatistics, TaskStatistics
 from prunescope.metrics import corpus_title, format_percent
 
-__all__ = ["analysis_notes", "detail_tables", "format_p", "significance_table"]
+__all__ = [
+    "analysis_notes",
+    "choice_divergence_table",
+    "detail_tables",
+    "format_p",
+    "significance_table",
+]
 
 _TEXT_LIMIT = 300
 _BETTER = {"better": True, "worse": False}
@@ -63,7 +69,7 @@ def detail_tables(analysis: Analysis | None) -> tuple[Table, ...]:
     tables = [
         *(_tokens_table(tokens) for tokens in analysis.tokens),
         *(_windows_table(tokens) for tokens in analysis.tokens),
-        _divergence_table(analysis),
+        choice_divergence_table(analysis),
         _margin_table(analysis),
         *_field_tables(analysis),
         _noise_table(analysis.noise),
@@ -216,7 +222,8 @@ def _ordinal(percent: float) -> str:
 # --- documents ----------------------------------------------------------------------------------
 
 
-def _divergence_table(analysis: Analysis) -> Table:
+def choice_divergence_table(analysis: Analysis) -> Table:
+    """One row a task: how far the two models' beliefs over the answers are apart."""
     rows = tuple(
         (
             Cell(d.task),

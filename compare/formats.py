@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Iterable
 
 from prunescope.compare.analysis_tables import significance_table
 from prunescope.compare.delta import Comparison, Row
 from prunescope.compare.layout import Table, spreadsheet_safe
 from prunescope.compare.tables import comparison_tables
+from prunescope.compare.vocabulary import divergence_figures
 
 __all__ = ["csv_report", "escape_latex", "latex_report", "latex_table"]
 
@@ -32,37 +34,61 @@ _LATEX = {
     "\u00b1": r"$\pm$",
     "\u00d7": r"$\times$",
     "\u2026": r"\ldots{}",
+    "\u2265": r"$\geq$",
 }
 
 
+_BEYOND_LATIN = re.compile(
+    "[^\x00-\u017f\u2013\u2014\u2018\u2019\u201c\u201d\u2022]"
+    "|[\u00ab\u00bb\u00d0\u00de\u00f0\u00fe\u0104\u0105\u0110\u0111\u0118\u0119\u0126\u0127\u012e"
+    "\u012f\u0138\u013f\u0140\u0149\u014a\u014b\u0166\u0167\u0172\u0173\u017f]"
+)
+"""What pdflatex has no letter for, with the encodings that it loads by itself."""
+_UNICODE_HINT = (
+    "% has letters that pdflatex lacks: compile with lualatex or xelatex, and a font with them"
+)
+
+
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is; newlines become spaces."""
-    flat = re.sub(r"[\s\x00-\x1f\x7f]+", " ", text)
-    escaped = "".join(_LATEX.get(character, character) for character in flat)
-    return re.sub(r"(?<![\d.\w])-(?=\d)", "$-$", escaped)
+    """Text that LaTeX prints as it is, without ligatures; newlines become spaces."""
+    escaped = "".join(_LATEX.get(character, character) for character in _flat(text))
+    escaped = re.sub(r"(?<![\d.\w-])-(?=\d)", "$-$", escaped)
+    return re.sub(r"(?<=[-'`,])(?=[-'`,])|(?<=[?!])(?=`)", "{}", escaped)
+
+
+def _flat(text: str) -> str:
+    """Text in one line, without control characters."""
+    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
 
 
 def latex_report(comparison: Comparison) -> str:
-    """Tables for a paper (package booktabs): summary, tasks, and significance where judged."""
+    """Tables for a paper (package booktabs): summary and tasks; significance and divergences
+    where there are any."""
     tables = comparison_tables(comparison)
     names = (comparison.original.model.name, comparison.pruned.model.name)
     original, pruned = (escape_latex(name) for name in names)
     significance = significance_table(comparison.analysis)
     parts = [
-        f"% {_comment(names[1])} against {_comment(names[0])}; needs \\usepackage{{booktabs}}",
+        f"% {_flat(names[1])} against {_flat(names[0])}; needs \\usepackage{{booktabs}}",
         latex_table(tables.summary, f"{pruned} against {original}.", "summary"),
         latex_table(tables.tasks, f"Zero-shot accuracy of {original} and {pruned}.", "tasks"),
     ]
     if significance is not None:
         caption = escape_latex(significance.caption)
         parts.append(latex_table(significance, caption, "significance"))
-    parts.extend(f"% [{n}] {_comment(reason)}" for n, reason in enumerate(tables.footnotes, 1))
-    parts.extend(f"% {_comment(note)}" for note in tables.notes)
+    for table in tables.divergences:
+        label = re.sub(r"[^a-z]+", "-", table.title.lower())
+        parts.append(latex_table(table, escape_latex(table.caption), label))
+    parts.extend(f"% [{n}] {_flat(reason)}" for n, reason in enumerate(tables.footnotes, 1))
+    parts.extend(f"% {_flat(note)}" for note in tables.notes)
     return "\n".join(parts) + "\n"
 
 
 def latex_table(table: Table, caption: str, label: str) -> str:
-    """One table in booktabs style; the caption is LaTeX already."""
+    """One table in booktabs style; the caption is LaTeX already.
+
+    Where a name has letters that pdflatex has no font for, a comment says so.
+    """
     columns = "l" * table.words + "r" * (len(table.header) - table.words)
     lines = [
         r"\begin{table}[t]",
@@ -79,7 +105,8 @@ def latex_table(table: Table, caption: str, label: str) -> str:
             lines.append(r"\midrule")
         lines.append(_latex_row(tuple(cell.text for cell in row)))
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return text if _BEYOND_LATIN.search(text) is None else f"{_UNICODE_HINT}\n{text}"
 
 
 def _latex_row(texts: tuple[str, ...]) -> str:
@@ -87,10 +114,6 @@ def _latex_row(texts: tuple[str, ...]) -> str:
     cells = [escape_latex(text) for text in texts]
     first = "{}" + cells[0] if cells[0].startswith("[") else cells[0]
     return " & ".join([first, *cells[1:]]) + r" \\"
-
-
-def _comment(text: str) -> str:
-    return re.sub(r"[\s\x00-\x1f\x7f]+", " ", text)
 
 
 def csv_report(comparison: Comparison) -> str:
@@ -109,27 +132,31 @@ def csv_report(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(_HEADER)
-    judged = _judged(comparison)
+    judged, diverged = _judged(comparison), _diverged(comparison)
     for section, rows in sections:
         for row in rows:
-            writer.writerow(
-                [
-                    section,
-                    spreadsheet_safe(row.label),
-                    spreadsheet_safe(row.key),
-                    *_figures(row),
-                    *(judged.get(row.label, _NOTHING) if section == "task" else _NOTHING),
-                    spreadsheet_safe(row.reason or ""),
-                ]
-            )
+            task = row.label if section == "task" else ""
+            more = (*judged.get(task, _UNJUDGED), *diverged.get(task, _UNKNOWN))
+            reason = spreadsheet_safe(row.reason or "")
+            texts = (section, spreadsheet_safe(row.label), spreadsheet_safe(row.key))
+            writer.writerow([*texts, *_figures(row), *more, reason])
+    for label, key, figures in divergence_figures(comparison):
+        texts = ("divergence", spreadsheet_safe(label), spreadsheet_safe(key))
+        writer.writerow([*texts, *_cells(figures), *_UNJUDGED, *_UNKNOWN, ""])
     return out.getvalue()
 
 
 _HEADER = (
     "section", "label", "key", "original", "pruned", "difference", "relative", "original_stderr",
-    "pruned_stderr", "low", "high", "p", "p_holm", "lost", "gained", "verdict", "reason",
+    "pruned_stderr", "low", "high", "p", "p_holm", "lost", "gained", "verdict", "choice_kl",
+    "choice_kl_stderr", "choice_tv", "choice_tv_stderr", "reason",
 )  # fmt: skip
-_NOTHING = [""] * 7
+_UNJUDGED = [""] * 7
+_UNKNOWN = [""] * 4
+
+
+def _cells(values: Iterable[float | None]) -> list[str]:
+    return ["" if value is None else repr(value) for value in values]
 
 
 def _figures(row: Row) -> list[str]:
@@ -141,7 +168,15 @@ def _figures(row: Row) -> list[str]:
         row.original_stderr,
         row.pruned_stderr,
     )
-    return ["" if value is None else repr(value) for value in values]
+    return _cells(values)
+
+
+def _diverged(comparison: Comparison) -> dict[str, list[str]]:
+    """Task -> divergence over the answer choices: KL (nats) and total variation, with errors."""
+    return {
+        d.task: _cells((d.kl, d.kl_stderr, d.total_variation, d.total_variation_stderr))
+        for d in (comparison.analysis.divergences if comparison.analysis is not None else ())
+    }
 
 
 def _judged(comparison: Comparison) -> dict[str, list[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from prunescope.compare.analysis_tables import (
     analysis_notes,
+    choice_divergence_table,
     detail_tables,
     significance_table,
 )
@@ -48,8 +49,10 @@ class ReportTables:
     notes: tuple[str, ...]
     significance: Table | None = None
     """Whether the differences are real; None where nothing was judged."""
+    divergences: tuple[Table, ...] = ()
+    """Over the vocabulary, and over the answer choices; those of them that have rows."""
     details: tuple[Table, ...] = ()
-    """Tables for the long reports: tokens, divergence, where it hurts."""
+    """Tables for the long reports: divergences, tokens, where it hurts."""
 
 
 @dataclass
@@ -73,6 +76,7 @@ def comparison_tables(comparison: Comparison) -> ReportTables:
     groups = _figures("Groups", "Group", comparison.groups, footnotes)
     first = len(footnotes.reasons)
     further = _further(comparison, footnotes)
+    vocabulary = divergence_tables(comparison)
     return ReportTables(
         models=_models(comparison),
         summary=summary,
@@ -84,8 +88,15 @@ def comparison_tables(comparison: Comparison) -> ReportTables:
         first_footnotes=first,
         notes=(*comparison.notes, *analysis_notes(comparison.analysis)),
         significance=significance_table(comparison.analysis),
-        details=(*divergence_tables(comparison), *detail_tables(comparison.analysis)),
+        divergences=(*vocabulary, *_choices(comparison)),
+        details=(*vocabulary, *detail_tables(comparison.analysis)),
     )
+
+
+def _choices(comparison: Comparison) -> tuple[Table, ...]:
+    if comparison.analysis is None or not comparison.analysis.divergences:
+        return ()
+    return (choice_divergence_table(comparison.analysis),)
 
 
 def task_table(comparison: Comparison) -> tuple[Table, tuple[str, ...]]:

@@ -44,8 +44,7 @@ def plain_report(comparison: Comparison) -> str:
     for table in (tables.tasks, tables.groups):
         if table.rows:
             parts.append(_aligned((table.header, *_texts(table))))
-    if tables.significance is not None:
-        table = tables.significance
+    for table in _judging(tables):
         lines = _aligned((table.header, *_texts(table)), least=(0, 0))
         parts.append([*lines, table.caption])
     if tables.protocol.rows:
@@ -63,8 +62,7 @@ def terminal_report(comparison: Comparison) -> RenderableType:
     tables = comparison_tables(comparison)
     parts: list[RenderableType] = [_rich_head(comparison, tables)]
     parts.extend(_rich_table(t) for t in (tables.tasks, tables.groups) if t.rows)
-    if tables.significance is not None:
-        parts.append(_Fitting(tables.significance))
+    parts.extend(_Fitting(table) for table in _judging(tables))
     if tables.protocol.rows:
         parts.append(_rich_table(tables.protocol))
     if remarks := _remarks(tables):
@@ -101,6 +99,12 @@ def _head(comparison: Comparison, tables: ReportTables) -> list[tuple[str, ...]]
         mark = marks[figure.label] if figure.reason else ""
         rows.append((label, "", f"{degradation(figure)} {mark}".strip()))
     return rows
+
+
+def _judging(tables: ReportTables) -> list[Table]:
+    """Tables with a caption: whether the differences are real, and how far the models diverge."""
+    first = [] if tables.significance is None else [tables.significance]
+    return [*first, *tables.divergences]
 
 
 def _remarks(tables: ReportTables) -> list[str]:
