@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -255,25 +255,6 @@ def _build_labels(
     run_name: str | None = None,
     tag: list[str] | None = None,
 ) -> Labels:
-    from prunescope.records import Labels
+    from prunescope.cli.labels import check_labels
 
-    known: dict[str, Literal["original", "pruned"]] = {"original": "original", "pruned": "pruned"}
-    if role is not None and role not in known:
-        raise SettingError(f"--role takes original or pruned, found '{role}'")
-    if target_sparsity is not None and not 0 <= target_sparsity <= 1:
-        raise SettingError(
-            f"--target-sparsity is a fraction from 0 to 1, found {target_sparsity:g}",
-            hint="Write 0.5 for 50 %",
-        )
-    if pattern is not None:
-        from prunescope.evaluate.sparsity.alarms import check_pattern
-
-        pattern = check_pattern(pattern)
-    return Labels(
-        role=known[role] if role else None,
-        method=method,
-        target_sparsity=target_sparsity,
-        pattern=pattern,
-        run_name=run_name,
-        tags=options.parse_tags(tag),
-    )
+    return check_labels(role, method, target_sparsity, pattern, run_name, options.parse_tags(tag))

@@ -34,8 +34,9 @@ class RunFinder:
     What it fetches from a server is there until its context ends.
     """
 
-    def __init__(self, tracking_uri: str | None) -> None:
+    def __init__(self, tracking_uri: str | None, root: Path = options.DEFAULT_ROOT) -> None:
         self._uri = tracking_uri
+        self._root = root
         self._store: Store | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="prunescope-")
         self._fetched = 0
@@ -61,7 +62,7 @@ class RunFinder:
         if self._store is None:
             from prunescope.tracking.store import open_store
 
-            self._store = open_store(self._uri, root=options.DEFAULT_ROOT)
+            self._store = open_store(self._uri, root=self._root)
         return self._store
 
     def find(self, selector: str) -> Found:
@@ -83,6 +84,20 @@ class RunFinder:
         into = Path(self._folder.name) / str(self._fetched)
         self.store.fetch(run, into, everything=True)
         return Found(into, read_record(into), run.ref)
+
+    def read(self, selector: str) -> EvalRecord:
+        """The record alone of what :meth:`find` finds.
+
+        Raises:
+            PrunescopeError: as for :meth:`find`.
+        """
+        from prunescope.tracking.query import resolve_run
+        from prunescope.tracking.spool import is_record_directory
+
+        folder = Path(selector)
+        if is_record_directory(folder):
+            return _finished(read_record(folder), selector)
+        return _finished(self.store.read_record(resolve_run(self.store, selector)), selector)
 
     def find_baseline(self, pruned: Found, selector: str) -> Found:
         """The original that a run points at.
