@@ -50,5 +50,10 @@ def _drop(row: tuple[_Item, ...], column: int) -> tuple[_Item, ...]:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Text of a CSV cell that no spreadsheet takes for a formula: an apostrophe in front."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """Text of a CSV cell that no spreadsheet takes for a formula: an apostrophe in front.
+
+    Full-width signs and leading white space count, which some spreadsheets pass over.
+    """
+    start = text.lstrip()[:1]
+    risky = text[:1] in ("\t", "\r", "\n") or start in tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+    return "'" + text if risky else text

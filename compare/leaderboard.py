@@ -296,7 +296,7 @@ def leaderboard_csv(board: Leaderboard) -> str:
         writer.writerow(
             [
                 *(spreadsheet_safe(text or "") for text in texts),
-                base or "",
+                spreadsheet_safe(base or ""),
                 run.started_at.isoformat(),
                 *("" if number is None else repr(number) for number in numbers),
                 spreadsheet_safe(row.reason or ""),
