@@ -28,9 +28,9 @@ from support.server import Answer, fresh_store, proxy
 
 from prunescope.errors import OutputError, PrunescopeError, RecordError, TrackingError
 from prunescope.records import EvalRecord, TaskResult, read_record, read_tensors, write_record
+from prunescope.tracking.runs import MANIFEST_TAG
 from prunescope.tracking.spool import uploaded_to
 from prunescope.tracking.store import Store, open_store
-from prunescope.tracking.store.artifacts import MANIFEST_TAG
 from prunescope.tracking.view import VIEW_TAG, read_view
 
 LOGIN_PAGE = b"<!doctype html><title>Sign in</title>"

@@ -8,7 +8,10 @@ from datetime import datetime
 
 from prunescope.records import RunRef
 
-__all__ = ["StoredRun", "filter_string"]
+__all__ = ["MANIFEST_TAG", "StoredRun", "filter_string"]
+
+MANIFEST_TAG = "prunescope.manifest_sha256"
+"""Tag of a run whose artifacts were all read back: the SHA-256 of its manifest."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class StoredRun:
     def record_id(self) -> str | None:
         """Id of the evaluation that it stands for."""
         return self.tags.get("prunescope.record_id")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether its record was sent to the end, and its artifacts were read back."""
+        return self.status in ("FINISHED", "FAILED", "KILLED") and MANIFEST_TAG in self.tags
 
 
 def filter_string(

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ARTIFACT_PATHS",
     "MANIFEST_PATH",
-    "MANIFEST_TAG",
     "File",
     "Manifest",
     "ManifestFile",
@@ -49,8 +48,6 @@ ARTIFACT_PATHS = re.compile(
 )
 """What of a record directory belongs to the run, and all that is ever taken out of one."""
 MANIFEST_PATH = "manifest.json"
-MANIFEST_TAG = "prunescope.manifest_sha256"
-"""Tag of a run whose artifacts were all read back: the SHA-256 of its manifest."""
 
 _EVIDENCE = re.compile(r"record\.json|sparsity\.json|samples/.+|tokens/.+")
 """What numbers come from. Reports, pictures and tables may be made anew later."""
@@ -171,8 +168,8 @@ def send_record(
         store: the run's artifacts.
         files: from :func:`artifact_files`.
         resume: whether some may be there already; those that are whole are left alone.
-        verified: the run's :data:`MANIFEST_TAG`, None where it has none. Where it is the manifest
-            of these very files, sizes are enough.
+        verified: the run's :data:`~prunescope.tracking.runs.MANIFEST_TAG`, None where it has none.
+            Where it is the manifest of these very files, sizes are enough.
 
     Returns:
         SHA-256 of the manifest, for the tag.
@@ -268,12 +265,12 @@ def check_against_manifest(
         directory: holds the files.
         paths: of the files, as in the manifest.
         manifest: the run's :data:`MANIFEST_PATH`.
-        expected: its SHA-256, the run's :data:`MANIFEST_TAG`.
+        expected: its SHA-256, the run's :data:`~prunescope.tracking.runs.MANIFEST_TAG`.
 
     Raises:
         RecordError: a file is not what was sent, or the manifest is not.
     """
-    hint = "Send the record again: prunescope sync"
+    hint = "Delete the run, then send its record again: prunescope sync --to URI"
     if sha256_of(manifest) != expected:
         raise RecordError(f"the run's {MANIFEST_PATH} is not the one that was sent", hint=hint)
     try:

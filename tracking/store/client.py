@@ -15,7 +15,7 @@ from prunescope.records import EvalRecord, RunRef, read_record
 from prunescope.tracking import links, spool, view
 from prunescope.tracking.codec import encode, headline
 from prunescope.tracking.notes import compose_note, cut_note
-from prunescope.tracking.runs import StoredRun, filter_string
+from prunescope.tracking.runs import MANIFEST_TAG, StoredRun, filter_string
 from prunescope.tracking.store import artifacts as files_of
 from prunescope.tracking.store import upload as sending
 from prunescope.tracking.store.bulk import search_all_runs
@@ -145,11 +145,11 @@ class Store:
             tags = {**fields.tags, **(tags if note or _NOTE not in known.data.tags else {})}
         sending.log_fields(self._client, run_id, fields, tags)
         there = files_of.artifacts_of(run, self._location.uri)
-        verified = known.data.tags.get(files_of.MANIFEST_TAG) if known is not None else None
+        verified = known.data.tags.get(MANIFEST_TAG) if known is not None else None
         with files_of.artifact_files(directory, record) as files:
             digest = files_of.send_record(there, files, resume=known is not None, verified=verified)
         if digest != verified:
-            self._client.set_tag(run_id, files_of.MANIFEST_TAG, digest)
+            self._client.set_tag(run_id, MANIFEST_TAG, digest)
         self._client.set_terminated(run_id, fields.status, fields.end_ms)
         if known is None:
             # A retried create_run may have made a second, empty run.

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from prunescope.errors import RecordError
 from prunescope.records import EvalRecord, read_record
-from prunescope.tracking.runs import StoredRun
+from prunescope.tracking.runs import MANIFEST_TAG, StoredRun
 from prunescope.tracking.store.artifacts import (
     ARTIFACT_PATHS,
     MANIFEST_PATH,
-    MANIFEST_TAG,
     check_against_manifest,
 )
 

@@ -2,47 +2,216 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prunescope.cli import options
+from prunescope.errors import PrunescopeError, RecordError, RunNotFoundError, TrackingError
+
+if TYPE_CHECKING:
+    from prunescope.cli.sending import LocalRecord, Sender
 
 __all__ = ["sync_command"]
+
+_SECONDS = 30.0
 
 
 def sync_command(
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="Copy every record of this machine to this other server or store, with the "
+            "baselines that the tracking server has; what is there already stays.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Go on: send each record when its evaluation has ended."),
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", help="Seconds between two looks of --watch.", min=0.1)
+    ] = _SECONDS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")
     ] = False,
 ) -> None:
     """Send the records under mlruns/records that the tracking server does not have yet.
 
+    A run that was sent in part is completed, never doubled. --watch ends at Ctrl+C or SIGTERM,
+    after the record that it is sending.
+
     Examples:
 
         prunescope sync
 
         prunescope sync --tracking-uri http://mlflow.lab:5000 --dry-run
-    """
-    from prunescope.cli.console import stdout
-    from prunescope.cli.publishing import Tracker, publish
-    from prunescope.tracking.spool import pending
-    from prunescope.tracking.store import open_store
 
-    store = open_store(tracking_uri, root=options.DEFAULT_ROOT)
-    tracker = Tracker(options.DEFAULT_ROOT, store, experiment)
-    waiting = pending(options.DEFAULT_ROOT, store.uri)
-    for directory in waiting:
-        if dry_run:
-            stdout().print(f"would send {directory}", soft_wrap=True)
-            continue
-        outcome = publish(directory, tracker)
-        if outcome.problem is not None:
-            raise outcome.problem
-        if outcome.run is not None:
-            where = outcome.run.url or outcome.run.run_id
-            stdout().print(f"sent {directory.name}  {where}", soft_wrap=True)
-    if not waiting:
-        stdout().print("nothing to send: the server has every record")
+        prunescope sync --watch --interval 60
+
+        prunescope sync --to http://mlflow.archive:5000 --experiment copies
+    """
+    job = _Sync(experiment, tracking_uri, to, dry_run)
+    if watch:
+        _watch(job, interval)
+        return
+    job.once(threading.Event())
+    job.finish()
+
+
+class _Sync:
+    """Sends what waits, and tells of each record once."""
+
+    def __init__(
+        self, experiment: str | None, tracking_uri: str | None, to: str | None, dry_run: bool
+    ) -> None:
+        self._experiment = experiment
+        self._uri = tracking_uri
+        self._to = to
+        self._dry_run = dry_run
+        self._told: set[str] = set()
+        self._there: set[str] = set()
+        self.sent = 0
+        self.failed = 0
+
+    def once(self, stop: threading.Event) -> None:
+        """Send every record that waits, unless ``stop`` is set meanwhile.
+
+        Raises:
+            TrackingError: the server cannot be reached or refuses.
+        """
+        sender = self._open()
+        self.failed = 0
+        waiting = self._waiting(sender)
+        for one in sender.arrange(waiting) if waiting else ():
+            if stop.is_set():
+                return
+            try:
+                self._send(sender, one)
+            except (RecordError, RunNotFoundError) as problem:
+                self._tell(one.directory.name, problem)
+
+    def finish(self) -> None:
+        """Say what it came to.
+
+        Raises:
+            TrackingError: some records were not sent.
+        """
+        from prunescope.cli.console import stdout
+
+        if self.failed:
+            word = "record was" if self.failed == 1 else "records were"
+            raise TrackingError(f"{self.failed} {word} not sent", hint="See the lines above")
+        if not self.sent and not self._there:
+            stdout().print("nothing to send: the server has every record")
+        elif self._there:
+            stdout().print(f"{len(self._there)} of this machine's records were there before")
+
+    def _open(self) -> Sender:
+        from prunescope.cli.sending import Sender
+        from prunescope.tracking.store import open_store
+
+        root = options.DEFAULT_ROOT
+        if self._to is None:
+            return Sender(root, open_store(self._uri, root=root), self._experiment)
+        target = open_store(self._to, root=root)
+        named = self._uri or os.environ.get("MLFLOW_TRACKING_URI")
+        source = None
+        if named or (root / "mlflow.db").is_file():
+            with contextlib.suppress(TrackingError):  # records of this machine go all the same
+                source = open_store(self._uri, root=root)
+        return Sender(root, target, self._experiment, source)
+
+    def _waiting(self, sender: Sender) -> list[LocalRecord]:
+        from prunescope.cli.sending import ended_records
+
+        copying = self._to is not None
+        found = []
+        for one in ended_records(sender.root, unless_on=None if copying else sender.store.uri):
+            if isinstance(one, RecordError):
+                self._tell("", one)
+            elif one.record.record_id not in self._there:
+                if copying and sender.run_of(one.record.record_id) is not None:
+                    self._there.add(one.record.record_id)
+                else:
+                    found.append(one)
+        return found
+
+    def _send(self, sender: Sender, one: LocalRecord) -> None:
+        from prunescope.cli.console import stdout
+
+        self.sent += 1
+        if self._dry_run:
+            if str(one.directory) not in self._told:
+                stdout().print(f"would send {one.directory}", soft_wrap=True, markup=False)
+            self._told.add(str(one.directory))
+            return
+        try:
+            run = sender.send(one)
+        except PrunescopeError:
+            self.sent -= 1
+            raise
+        where = run.url or run.run_id
+        stdout().print(f"sent {one.directory.name}  {where}", soft_wrap=True, markup=False)
+
+    def _tell(self, name: str, problem: PrunescopeError) -> None:
+        self.failed += 1
+        self.say(f"not sent: {name}: {problem}" if name else f"not sent: {problem}")
+
+    def say(self, text: str) -> None:
+        """A line on stderr, each text once."""
+        from prunescope.cli.console import stderr
+
+        if text not in self._told:
+            self._told.add(text)
+            stderr().print(text, soft_wrap=True, markup=False)
+
+    def forget(self, text: str) -> None:
+        """Let ``text`` be told again."""
+        self._told.discard(text)
+
+
+def _watch(job: _Sync, interval: float) -> None:
+    from prunescope.cli.console import stderr
+
+    away = ""
+    with _stop_signals() as stop:
+        while not stop.is_set():
+            try:
+                job.once(stop)
+            except TrackingError as problem:
+                away = f"{problem} Trying again every {interval:g} s."
+                job.say(away)
+            else:
+                job.forget(away)
+            stop.wait(interval)
+    stderr().print(f"stopped; {job.sent} record{'s' if job.sent != 1 else ''} sent")
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal ends the process at once."""
+    stop = threading.Event()
+    kept = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(*_: object) -> None:
+        stop.set()
+        for name, handler in kept.items():
+            signal.signal(name, handler)
+
+    for name in kept:
+        signal.signal(name, on_signal)
+    try:
+        yield stop
+    finally:
+        for name, handler in kept.items():
+            signal.signal(name, handler)
