@@ -36,15 +36,15 @@ ifneq "$(shell find -L .venv/linked-torch -maxdepth 1 -type l 2>/dev/null)" ""
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup eval pair compare demo data ui test check bench docs-cli clean
+.PHONY: help setup eval pair compare demo data ui test check bench faults docs screenshots docs-cli clean
 
 help: ## list the targets and the variables
 	@echo "Targets (each sets up .venv by itself when it is missing or stale):"
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "Variables (make eval MODEL=path TASKS=boolq,rte LIMIT=100):"
 	@awk -F ' *[?]=|## ' '/^[A-Z]+ *[?]=/ \
-		{printf "  %-10s %s%s\n", $$1, $$3, $$2 == "" ? "" : " [" $$2 "]"}' Makefile
+		{printf "  %-11s %s%s\n", $$1, $$3, $$2 == "" ? "" : " [" $$2 "]"}' Makefile
 
 setup: ## create or update .venv; a torch in the active environment is kept and used
 	@$(SET_UP)
@@ -78,6 +78,15 @@ check: $(STAMP) ## formatting, lint, types, and whether docs/cli.md is fresh
 
 bench: $(STAMP) ## run the benchmarks of bench/
 	@for file in bench/*.py; do echo "== $$file"; .venv/bin/python "$$file" || exit; done
+
+faults: $(STAMP) ## break things on purpose and print what happened
+	@.venv/bin/python -m pytest tests/faults $(ARGS)
+
+docs: $(STAMP) ## build the documentation as a site in build/site
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+screenshots: $(STAMP) ## make the pictures of docs/images from the demo: ARGS
+	@.venv/bin/python scripts/screenshots.py $(ARGS)
 
 docs-cli: $(STAMP) ## write docs/cli.md anew from --help
 	@.venv/bin/python scripts/cli_docs.py

@@ -236,7 +236,8 @@ def set_up(venv: Path, project: Path, only_plan: bool) -> int:
     used = existing if existing is not None and plan.action == "update" else active
     version = ".".join(map(str, used.version))
     print(f"setup: {plan.action} {venv.name} with Python {version}; {plan.why}", file=sys.stderr)
-    carry_out(plan, venv, project, pyproject.get("dependency-groups", {}).get("dev", []))
+    groups = pyproject.get("dependency-groups", {})
+    carry_out(plan, venv, project, [*groups.get("dev", []), *groups.get("docs", [])])
     torch = check_torch(venv, plan)
     (venv / STAMP).write_text(f"{venv}\n", encoding="utf-8")
     seconds = time.monotonic() - started
