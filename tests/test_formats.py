@@ -130,7 +130,7 @@ def renamed(record: EvalRecord, name: str) -> EvalRecord:
 
 @pytest.mark.parametrize(
     "name",
-    ['=HYPERLINK("x")', 'a,"b"\nc', "+1", "-1", " =1", "\t=1", "\r=1", "\uff1d1"],
+    ['=HYPERLINK("x")', 'a,"b"\nc', "+1", "-1", "@S(1)", " =1", "\t=1", "\r=1", "\uff1d1"],
 )
 def test_no_name_breaks_a_cell_or_becomes_a_formula(name: str) -> None:
     comparison = compare_records(
