@@ -16,6 +16,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -270,10 +271,13 @@ def test_what_cannot_run_fails(workspace: Path) -> None:
 def test_the_site_builds(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="install the docs group: make setup")
     done = subprocess.run(
-        [*("python", "-m", "mkdocs", "build", "--strict", "--quiet"), "--site-dir", str(tmp_path)],
+        [
+            *(sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"),
+            "--site-dir",
+            str(tmp_path),
+        ],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        executable=str(ROOT / ".venv" / "bin" / "python"),
         capture_output=True,
         text=True,
         check=False,
