@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunescope.cli import options
-from prunescope.errors import PrunescopeError, RecordError, RunNotFoundError, TrackingError
+from prunescope.errors import (
+    PrunescopeError,
+    RecordError,
+    RunNotFoundError,
+    SettingError,
+    TrackingError,
+)
 
 if TYPE_CHECKING:
     from prunescope.cli.sending import LocalRecord, Sender
@@ -39,7 +45,7 @@ def sync_command(
         typer.Option("--watch", help="Go on: send each record when its evaluation has ended."),
     ] = False,
     interval: Annotated[
-        float, typer.Option("--interval", help="Seconds between two looks of --watch.", min=0.1)
+        float, typer.Option("--interval", help="Seconds between two looks of --watch.")
     ] = _SECONDS,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")
@@ -60,6 +66,8 @@ def sync_command(
 
         prunescope sync --to http://mlflow.archive:5000 --experiment copies
     """
+    if not interval > 0:
+        raise SettingError(f"--interval takes seconds above 0, found {interval:g}")
     job = _Sync(experiment, tracking_uri, to, dry_run)
     if watch:
         _watch(job, interval)
