@@ -12,8 +12,10 @@ from prunescope.cli import options
 from prunescope.errors import SettingError
 
 if TYPE_CHECKING:
+    from prunescope.cli.console import Output
     from prunescope.cli.finder import Found
     from prunescope.compare.delta import Comparison
+    from prunescope.compare.gate import GateResult
     from prunescope.records import RunRef
     from prunescope.tracking.store import Store
 
@@ -104,6 +106,8 @@ def compare_command(
         ),
     ] = False,
     tracking_uri: options.TrackingUri = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare two finished runs: delta table, statistics, JSON, Markdown and HTML.
 
@@ -121,11 +125,13 @@ def compare_command(
 
         prunescope compare latest:Llama-2-7b-hf latest:wanda-50 --log
     """
+    from prunescope.cli.console import Output
     from prunescope.cli.finder import RunFinder
-    from prunescope.cli.reports import check_output_dir, print_and_write
+    from prunescope.cli.reports import check_output_dir, write_reports
     from prunescope.compare.analysis import compare_directories
     from prunescope.compare.gate import read_gate
 
+    output = Output(as_json, quiet)
     wanted = _check_formats(options.split_commas(formats) or ("json", "md", "html"))
     if not margin > 0:
         raise SettingError(f"--margin is a number of points above 0, found {margin:g}")
@@ -149,10 +155,11 @@ def compare_command(
             original_run=first.run,
             pruned_run=second.run,
         )
-        files = print_and_write(comparison, output_dir, wanted)
-        if runs is not None:
-            _log(finder.store, runs, comparison, files)
-    code = _judge(comparison, gate, junit, gate_json) if gate is not None else 0
+        files = write_reports(comparison, output_dir, wanted, output=output)
+        logged = _log(finder.store, runs, comparison, files, output) if runs is not None else None
+    judged = _judge(comparison, gate, junit, gate_json) if gate is not None else None
+    _show(output, comparison, files, logged, judged)
+    code = judged.exit_code if judged is not None else 0
     if require_mask_kept and not _mask_kept(comparison):
         code = code or 1
     if code:
@@ -169,9 +176,12 @@ def _tracked(first: Found, second: Found) -> tuple[RunRef, RunRef]:
 
 
 def _log(
-    store: Store, runs: tuple[RunRef, RunRef], comparison: Comparison, files: Sequence[Path]
-) -> None:
-    from prunescope.cli.console import stderr
+    store: Store,
+    runs: tuple[RunRef, RunRef],
+    comparison: Comparison,
+    files: Sequence[Path],
+    output: Output,
+) -> RunRef:
     from prunescope.compare.delta import comparison_metrics
     from prunescope.compare.report import headline
 
@@ -179,7 +189,8 @@ def _log(
         *runs, files, metrics=comparison_metrics(comparison), headline=headline(comparison)
     )
     where = run.url or f"{run.run_id} in {run.tracking_uri}"
-    stderr().print(f"run  {run.run_name}  {where}", soft_wrap=True, markup=False)
+    output.note(f"run  {run.run_name}  {where}")
+    return run
 
 
 def _check_formats(wanted: tuple[str, ...]) -> tuple[str, ...]:
@@ -189,22 +200,47 @@ def _check_formats(wanted: tuple[str, ...]) -> tuple[str, ...]:
     return wanted
 
 
-def _judge(comparison: Comparison, gate: str, junit: Path | None, report: Path | None) -> int:
-    from prunescope.cli.console import stdout
+def _judge(
+    comparison: Comparison, gate: str, junit: Path | None, report: Path | None
+) -> GateResult:
     from prunescope.compare.gate import evaluate_gate, read_gate
-    from prunescope.compare.gate_output import describe, gate_junit
     from prunescope.compare.gate_output import gate_json as as_json
+    from prunescope.compare.gate_output import gate_junit
     from prunescope.records import write_file
 
     result = evaluate_gate(comparison, read_gate(gate))
-    for found in result.conditions:
-        stdout().print(describe(found), soft_wrap=True, markup=False)
-    stdout().print(f"gate: {result.status}")
     if junit is not None:
         write_file(junit, gate_junit(result))
     if report is not None:
         write_file(report, as_json(result))
-    return result.exit_code
+    return result
+
+
+def _show(
+    output: Output,
+    comparison: Comparison,
+    files: Sequence[Path],
+    logged: RunRef | None,
+    judged: GateResult | None,
+) -> None:
+    import json
+
+    from prunescope.compare.export import json_report
+    from prunescope.compare.gate_output import describe, gate_json
+    from prunescope.compare.report import terminal_report
+
+    outcome = f"gate: {judged.status}" if judged is not None else ""
+    told = [*map(describe, judged.conditions), outcome] if judged is not None else []
+    output.show(
+        lambda: [terminal_report(comparison), *told],
+        document=lambda: {
+            "comparison": json_report(comparison),
+            "files": [str(path) for path in files],
+            "run": logged.model_dump(mode="json") if logged is not None else None,
+            "gate": json.loads(gate_json(judged)) if judged is not None else None,
+        },
+        essential=lambda: outcome or str(files[0]),
+    )
 
 
 def _mask_kept(comparison: Comparison) -> bool:

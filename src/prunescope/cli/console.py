@@ -75,6 +75,11 @@ class Output:
             shown = table()
             _print_parts(shown if isinstance(shown, list | tuple) else (shown,))
 
+    def line(self, text: str) -> None:
+        """A line of a result that comes bit by bit; none with ``--json`` or ``--quiet``."""
+        if not (self.as_json or self.quiet):
+            stdout().print(text, soft_wrap=True, markup=False)
+
     def note(self, text: str) -> None:
         """A line on stderr that a person may want to know; none with ``--quiet``."""
         if not self.quiet:

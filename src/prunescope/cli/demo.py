@@ -30,6 +30,8 @@ def demo_command(
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
     force: options.Force = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """The main job on real parts, with PyPI alone: SmolLM2-135M against its pruned copy.
 
@@ -44,16 +46,13 @@ def demo_command(
     """
     import platformdirs
 
-    from prunescope.cli.console import stderr
+    from prunescope.cli.console import Output
     from prunescope.cli.pairing import run_pair
     from prunescope.evaluate.sample import sample_models
     from prunescope.records import EvalConfig, Labels
 
-    notes = stderr()
-
-    def say(text: str) -> None:
-        notes.print(text, soft_wrap=True, markup=False)
-
+    output = Output(as_json, quiet)
+    say = output.note
     cache = Path(platformdirs.user_cache_dir("prunescope"))
     original, pruned = sample_models(cache / "models", sparsity=0.3, say=say)
     folder, corpus = _data(data_dir, cache, say)
@@ -74,6 +73,7 @@ def demo_command(
         output_dir=output_dir,
         tracking_uri=tracking_uri,
         experiment=experiment,
+        output=output,
         force=force,
     )
     say("browse both runs with: make ui (or: prunescope ui)")

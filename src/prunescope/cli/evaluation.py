@@ -104,6 +104,8 @@ def eval_command(
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
     force: options.Force = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate MODEL (sparsity, perplexity, zero-shot accuracy) and track it as an MLflow run.
 
@@ -122,19 +124,20 @@ def eval_command(
     config = _build_config(model, locals())
     labels = _build_labels(role, method, target_sparsity, pattern, run_name, tag)
 
-    from prunescope.cli.console import TerminalProgress
+    from prunescope.cli.console import Output
     from prunescope.cli.publishing import open_tracker
     from prunescope.cli.reference import kl_reference as find_reference
     from prunescope.cli.summary import print_outcome
     from prunescope.cli.workflow import evaluate_and_track
 
+    output = Output(as_json, quiet)
     tracker = open_tracker(tracking_uri, options.DEFAULT_ROOT, experiment)
-    with find_reference(kl_reference, tracker) as found, TerminalProgress() as progress:
+    with find_reference(kl_reference, tracker) as found, output.progress() as progress:
         config = config.model_copy(update={"kl_reference": found})
         outcome = evaluate_and_track(
             config, labels, tracker, progress, baseline=baseline, force=force
         )
-    print_outcome(outcome, tracker)
+    print_outcome(outcome, tracker, output)
 
 
 def pair_command(
@@ -187,6 +190,8 @@ def pair_command(
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
     force: options.Force = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate ORIGINAL and PRUNED, reusing what was evaluated before, and compare the two.
 
@@ -202,6 +207,7 @@ def pair_command(
     labels = _build_labels("original")
     pruned_labels = _build_labels("pruned", method, target_sparsity, pattern)
 
+    from prunescope.cli.console import Output
     from prunescope.cli.pairing import run_pair
 
     run_pair(
@@ -210,6 +216,7 @@ def pair_command(
         output_dir=output_dir,
         tracking_uri=tracking_uri,
         experiment=experiment,
+        output=Output(as_json, quiet),
         force=force,
     )
 

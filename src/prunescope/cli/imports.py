@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from prunescope.cli import options
 from prunescope.errors import OutputError, PrunescopeError, RecordError, RunNotFoundError
 
 if TYPE_CHECKING:
+    from prunescope.cli.console import Output
     from prunescope.cli.finder import RunFinder
     from prunescope.cli.publishing import Tracker
     from prunescope.records import EvalRecord, RunRef
@@ -37,6 +38,8 @@ def import_command(
     ],
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Turn older results, or a bundle of another server's runs, into runs.
 
@@ -50,11 +53,12 @@ def import_command(
 
         prunescope import bundle.tar --tracking-uri http://mlflow.lab:5000
     """
-    from prunescope.cli.console import stderr
+    from prunescope.cli.console import Output
     from prunescope.tracking.history.importing import find_files, kind_of
 
     files = list(find_files(paths))
-    importer = _Importer(_tracker(tracking_uri, experiment))
+    output = Output(as_json, quiet)
+    importer = _Importer(_tracker(tracking_uri, experiment), output)
     for path in files:
         try:
             if kind_of(path) == "bundle":
@@ -64,14 +68,22 @@ def import_command(
         except RecordError as problem:
             importer.skip(problem)
     for reason in importer.skipped[:_SHOWN]:
-        stderr().print(f"skipped: {_line(reason)}", soft_wrap=True, markup=False)
+        output.warn(f"skipped: {_line(reason)}", "")
     if len(importer.skipped) > _SHOWN:
-        stderr().print(f"... and {len(importer.skipped) - _SHOWN} more files skipped")
+        output.warn(f"... and {len(importer.skipped) - _SHOWN} more files skipped", "")
     if not importer.usable:
         raise RecordError(
             f"nothing to import: none of {len(files)} files holds results",
             hint="Name results of lm-eval, wanda or the older script, or a bundle",
         )
+    output.show(
+        list,
+        document=lambda: {
+            "runs": importer.runs,
+            "skipped": [_line(reason) for reason in importer.skipped],
+        },
+        essential=lambda: [run["run_id"] for run in importer.runs if run["run_id"]],
+    )
 
 
 def export_command(
@@ -81,6 +93,8 @@ def export_command(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")],
     tracking_uri: options.TrackingUri = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write runs into one file, to be imported where there is no way to this server.
 
@@ -92,17 +106,18 @@ def export_command(
 
         prunescope export 3f9c1e7a --out bundle.tar --tracking-uri http://mlflow.lab:5000
     """
-    from prunescope.cli.console import stdout
+    from prunescope.cli.console import Output
     from prunescope.cli.finder import RunFinder
     from prunescope.tracking.history.bundle import write_bundle
 
     with RunFinder(tracking_uri) as finder:
         manifest = write_bundle(out, [_exported(finder, selector) for selector in runs])
     count = len(manifest.records)
-    stdout().print(
-        f"{count} run{'s' if count != 1 else ''} in {out}, {out.stat().st_size:,} bytes",
-        soft_wrap=True,
-        markup=False,
+    size = out.stat().st_size
+    Output(as_json, quiet).show(
+        lambda: f"{count} run{'s' if count != 1 else ''} in {out}, {size:,} bytes",
+        document=lambda: {"path": str(out), "bytes": size, "runs": list(runs)},
+        essential=lambda: str(out),
     )
 
 
@@ -141,6 +156,9 @@ class _Importer:
     """Sends what was read, and remembers what became of it."""
 
     tracker: Tracker
+    output: Output
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    """What went in or was there before; ``run_id`` is null for the latter."""
     skipped: list[PrunescopeError] = field(default_factory=list)
     usable: bool = False
     """Whether a run went in or was there before."""
@@ -238,11 +256,11 @@ class _Importer:
         self._say(outcome.record.model.name, outcome.run)
 
     def _say(self, name: str, run: RunRef | None) -> None:
-        from prunescope.cli.console import stdout
-
         self.usable = True
         where = "was there before" if run is None else f"imported as {run.url or run.run_id}"
-        stdout().print(f"{name}: {where}", soft_wrap=True, markup=False)
+        self.output.line(f"{name}: {where}")
+        found = {"run_id": run.run_id, "url": run.url} if run else {"run_id": None, "url": None}
+        self.runs.append({"name": name, **found})
 
 
 @contextlib.contextmanager

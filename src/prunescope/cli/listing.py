@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,9 +29,10 @@ def runs_command(
         str, typer.Option("--status", help="finished, failed, running or all.")
     ] = "finished",
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most N runs.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """List runs, newest first: model, role, sparsity, perplexity, mean accuracy, age.
 
@@ -42,7 +42,7 @@ def runs_command(
 
         prunescope runs --json --limit 5 --tracking-uri http://mlflow.lab:5000
     """
-    from prunescope.cli.console import stderr, stdout
+    from prunescope.cli.console import Output
     from prunescope.errors import SettingError
     from prunescope.tracking.store import open_store
 
@@ -60,13 +60,14 @@ def runs_command(
         status=statuses[status],
         limit=limit,
     )
-    if as_json:
-        typer.echo(json.dumps([_as_dict(run) for run in runs], indent=1))
-        return
+    output = Output(as_json, quiet)
     if not runs:
-        stderr().print("no runs; make one with: prunescope eval MODEL")
-        return
-    stdout().print(_table(runs))
+        output.note("no runs; make one with: prunescope eval MODEL")
+    output.show(
+        lambda: _table(runs) if runs else [],
+        document=lambda: [_as_dict(run) for run in runs],
+        essential=lambda: [run.ref.run_id for run in runs],
+    )
 
 
 def _table(runs: list[StoredRun]) -> Any:

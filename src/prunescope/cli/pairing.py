@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prunescope.cli import options
 from prunescope.records import EvalConfig, Labels
+
+if TYPE_CHECKING:
+    from prunescope.cli.console import Output
 
 __all__ = ["run_pair"]
 
@@ -17,6 +21,7 @@ def run_pair(
     output_dir: Path,
     tracking_uri: str | None,
     experiment: str | None,
+    output: Output,
     force: bool = False,
 ) -> None:
     """Evaluate both (unless they were before), then print and write their comparison.
@@ -24,19 +29,20 @@ def run_pair(
     Raises:
         PrunescopeError: a mistake that the user can mend.
     """
-    from prunescope.cli.console import TerminalProgress
     from prunescope.cli.publishing import open_tracker
-    from prunescope.cli.reports import check_output_dir, print_and_write
-    from prunescope.cli.summary import print_outcome
+    from prunescope.cli.reports import check_output_dir, write_reports
+    from prunescope.cli.summary import outcome_document, print_outcome
     from prunescope.cli.workflow import evaluate_and_track
     from prunescope.compare.delta import compare_records
+    from prunescope.compare.export import json_report
+    from prunescope.compare.report import terminal_report
 
     check_output_dir(output_dir)
     tracker = open_tracker(tracking_uri, options.DEFAULT_ROOT, experiment)
-    with TerminalProgress() as progress:
+    with output.progress() as progress:
         first = evaluate_and_track(*original, tracker, progress, force=force)
-    print_outcome(first, tracker, brief=True)
-    with TerminalProgress() as progress:
+    print_outcome(first, tracker, output, brief=True)
+    with output.progress() as progress:
         second = evaluate_and_track(
             *pruned,
             tracker,
@@ -44,7 +50,17 @@ def run_pair(
             baseline=first.run.run_id if first.run else None,
             force=force,
         )
-    print_outcome(second, tracker, brief=True)
+    print_outcome(second, tracker, output, brief=True)
     # Without a server there is no baseline, but the two records are here.
     comparison = second.comparison or compare_records(first.record, second.record)
-    print_and_write(comparison, output_dir)
+    files = write_reports(comparison, output_dir, output=output)
+    output.show(
+        lambda: terminal_report(comparison),
+        document=lambda: {
+            "original": outcome_document(first),
+            "pruned": outcome_document(second),
+            "comparison": json_report(comparison),
+            "files": [str(path) for path in files],
+        },
+        essential=lambda: str(files[0]),
+    )

@@ -1,4 +1,4 @@
-"""Printing a comparison and writing its files."""
+"""Writing the files of a comparison."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from prunescope.errors import OutputError
 
 if TYPE_CHECKING:
+    from prunescope.cli.console import Output
     from prunescope.compare.delta import Comparison
 
-__all__ = ["check_output_dir", "print_and_write"]
+__all__ = ["check_output_dir", "write_reports"]
 
 
 def check_output_dir(folder: Path) -> None:
@@ -32,19 +33,21 @@ def check_output_dir(folder: Path) -> None:
         ) from error
 
 
-def print_and_write(
-    comparison: Comparison, output_dir: Path, formats: Sequence[str] = ("json", "md", "html")
+def write_reports(
+    comparison: Comparison,
+    output_dir: Path,
+    formats: Sequence[str] = ("json", "md", "html"),
+    *,
+    output: Output,
 ) -> tuple[Path, ...]:
-    """The delta table on stdout; files of the given formats into ``output_dir``.
+    """Files of the given formats into ``output_dir``; each is named on stderr.
 
     Returns:
         The files.
     """
-    from prunescope.cli.console import stderr, stdout
-    from prunescope.compare.report import terminal_report, write_comparison
+    from prunescope.compare.report import write_comparison
 
-    stdout().print(terminal_report(comparison))
     files = tuple(write_comparison(comparison, output_dir, formats).values())
     for path in files:
-        stderr().print(f"wrote {path}", soft_wrap=True)
+        output.note(f"wrote {path}")
     return files

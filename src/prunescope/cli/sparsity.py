@@ -11,6 +11,7 @@ from prunescope.cli import options
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from prunescope.cli.console import Output
     from prunescope.evaluate.progress import Progress
     from prunescope.evaluate.sparsity import CheckpointDrift
     from prunescope.records import EvalConfig
@@ -38,7 +39,6 @@ def sparsity_command(
     topk: Annotated[
         int, typer.Option("--topk", help="A block counts as 'at most k' up to this many weights.")
     ] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     log: Annotated[
         bool, typer.Option("--log", help="Keep the picture as an MLflow run of its own.")
     ] = False,
@@ -46,6 +46,8 @@ def sparsity_command(
     trust_remote_code: options.TrustRemoteCode = False,
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show what was pruned: zeros, N:M patterns, blocks, rows and columns of the stored weights.
 
@@ -59,10 +61,13 @@ def sparsity_command(
 
         prunescope sparsity ./out/wanda-2-4 --against ./out/finetuned --require-mask-kept
     """
-    from prunescope.cli.console import TerminalProgress, stdout
+    from prunescope.cli.console import Output
     from prunescope.errors import SettingError
+    from prunescope.evaluate.sparsity import drift_report, sparsity_report
+    from prunescope.metrics import format_percent
     from prunescope.records import EvalConfig
 
+    output = Output(as_json, quiet)
     if require_mask_kept and against is None:
         raise SettingError(
             "--require-mask-kept needs a checkpoint to compare with", hint="Name it with --against"
@@ -77,27 +82,25 @@ def sparsity_command(
         topk=topk,
     )
     if against is not None:
-        with TerminalProgress() as progress:
+        with output.progress() as progress:
             drift = _drift(config, against, progress)
-        if as_json:
-            _print_json(_drift_dict(drift))
-        else:
-            from prunescope.evaluate.sparsity import drift_report
-
-            stdout().print(drift_report(drift, first=model, second=against))
+        output.show(
+            lambda: drift_report(drift, first=model, second=str(against)),
+            document=lambda: _drift_dict(drift),
+            essential=lambda: "mask kept" if drift.mask_kept is True else "mask not kept",
+        )
         if require_mask_kept and drift.mask_kept is not True:
             raise typer.Exit(1)
         return
     if log:
-        _log(config, experiment, tracking_uri)
-    with TerminalProgress() as progress:
+        _log(config, experiment, tracking_uri, output)
+    with output.progress() as progress:
         result = _measure(config, progress)
-    if as_json:
-        _print_json(result.model_dump(mode="json"))
-        return
-    from prunescope.evaluate.sparsity import sparsity_report
-
-    stdout().print(sparsity_report(result, title=model))
+    output.show(
+        lambda: sparsity_report(result, title=model),
+        document=lambda: result.model_dump(mode="json"),
+        essential=lambda: format_percent(result.linear.fraction),
+    )
 
 
 def _tensors(
@@ -148,17 +151,18 @@ def _drift(config: EvalConfig, against: str, progress: Progress) -> CheckpointDr
     return found
 
 
-def _log(config: EvalConfig, experiment: str | None, tracking_uri: str | None) -> None:
-    from prunescope.cli.console import TerminalProgress
+def _log(
+    config: EvalConfig, experiment: str | None, tracking_uri: str | None, output: Output
+) -> None:
     from prunescope.cli.publishing import open_tracker
     from prunescope.cli.summary import print_outcome
     from prunescope.cli.workflow import evaluate_and_track
     from prunescope.records import Labels
 
     tracker = open_tracker(tracking_uri, options.DEFAULT_ROOT, experiment)
-    with TerminalProgress() as progress:
+    with output.progress() as progress:
         outcome = evaluate_and_track(config, Labels(), tracker, progress)
-    print_outcome(outcome, tracker, brief=True)
+    print_outcome(outcome, tracker, output, brief=True)
 
 
 def _drift_dict(drift: CheckpointDrift) -> dict[str, Any]:
@@ -173,9 +177,3 @@ def _drift_dict(drift: CheckpointDrift) -> dict[str, Any]:
         "only_first": list(drift.only_first),
         "only_second": list(drift.only_second),
     }
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=1))

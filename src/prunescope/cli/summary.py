@@ -2,67 +2,84 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prunescope.metrics import KL, PERPLEXITY, format_percent, task_metric
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
+    from prunescope.cli.console import Output
     from prunescope.cli.publishing import Outcome, Tracker
     from prunescope.records import EvalRecord
 
-__all__ = ["print_outcome", "summary_table"]
+__all__ = ["outcome_document", "print_outcome", "summary_table"]
 
 
-def print_outcome(outcome: Outcome, tracker: Tracker, *, brief: bool = False) -> None:
+def print_outcome(
+    outcome: Outcome, tracker: Tracker, output: Output, *, brief: bool = False
+) -> None:
     """The numbers on stdout; where the run is, and what went wrong, on stderr.
 
     Args:
         outcome: of ``evaluate_and_track``.
         tracker: where the run went.
-        brief: without the table, which a comparison will show.
+        output: how to print.
+        brief: without the numbers, which a comparison will show.
     """
-    from rich.text import Text
-
-    from prunescope.cli.console import stderr, stdout
-
-    out, notes = stdout(), stderr()
     record = outcome.record
     if outcome.reused:
         when = record.started_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        notes.print(
-            Text(
-                f"{record.model.name}: the same evaluation finished before ({when}); not run again"
-            ),
-            soft_wrap=True,
+        output.note(
+            f"{record.model.name}: the same evaluation finished before ({when}); not run again"
         )
     if not brief:
-        out.print(summary_table(record))
-        if outcome.comparison is not None:
-            from prunescope.compare.report import terminal_report
-
-            out.print(terminal_report(outcome.comparison))
-    for breakage in record.broken:
-        notes.print(
-            Text(f"BROKEN: {breakage.what}, first seen in {breakage.stage}: {breakage.where}"),
-            style="bold red",
-            soft_wrap=True,
+        output.show(
+            lambda: _tables(outcome),
+            document=lambda: outcome_document(outcome),
+            essential=lambda: outcome.run.run_id if outcome.run else str(outcome.directory),
         )
+    for breakage in record.broken:
+        where = f"first seen in {breakage.stage}: {breakage.where}"
+        output.warn(f"BROKEN: {breakage.what}, {where}", style="bold red")
     for alarm in record.alarms:
-        notes.print(Text(f"ALARM: {alarm.message}"), style="bold red", soft_wrap=True)
+        output.warn(f"ALARM: {alarm.message}", style="bold red")
     if outcome.run is not None:
         where = outcome.run.url or f"{outcome.run.run_id} in {outcome.run.tracking_uri}"
-        notes.print(Text(f"run  {outcome.run.run_name}  {where}"), soft_wrap=True)
+        output.note(f"run  {outcome.run.run_name}  {where}")
         if tracker.store is not None and tracker.store.is_embedded:
-            notes.print(Text("     browse it with: prunescope ui"), soft_wrap=True)
+            output.note("     browse it with: prunescope ui")
     if outcome.problem is not None:
-        notes.print(Text(f"not tracked: {outcome.problem}"), style="bold yellow", soft_wrap=True)
+        output.warn(f"not tracked: {outcome.problem}")
         where = f"the record is safe in {outcome.directory}"
-        notes.print(
-            Text(f"{where}; send it with: prunescope sync (with the same --tracking-uri)"),
-            soft_wrap=True,
-        )
+        output.warn(f"{where}; send it with: prunescope sync (with the same --tracking-uri)", "")
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """An evaluation for ``--json``: the run, the whole record, and the comparison if there is one.
+
+    ``run`` is null where the server was away; then ``record_directory`` has what sync sends.
+    """
+    from prunescope.compare.export import json_report
+
+    return {
+        "run": outcome.run.model_dump(mode="json") if outcome.run else None,
+        "record_directory": str(outcome.directory) if outcome.directory else None,
+        "reused": outcome.reused,
+        "problem": str(outcome.problem) if outcome.problem else None,
+        "record": outcome.record.model_dump(mode="json"),
+        "comparison": json_report(outcome.comparison) if outcome.comparison else None,
+    }
+
+
+def _tables(outcome: Outcome) -> list[RenderableType]:
+    tables: list[RenderableType] = [summary_table(outcome.record)]
+    if outcome.comparison is not None:
+        from prunescope.compare.report import terminal_report
+
+        tables.append(terminal_report(outcome.comparison))
+    return tables
 
 
 def summary_table(record: EvalRecord) -> Table:
