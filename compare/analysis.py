@@ -21,6 +21,7 @@ from prunescope.compare.divergence import (
 from prunescope.compare.drift import MaskDrift, mask_drift
 from prunescope.compare.paired_perplexity import TokenComparison, compare_tokens, read_tokens
 from prunescope.compare.pairing import PairedTask
+from prunescope.compare.structure import read_structure
 from prunescope.compare.verdict import (
     DEFAULT_MARGIN,
     SuiteStatistics,
@@ -104,7 +105,7 @@ def compare_directories(
         second = compare_records(comparison.original, read_record(noise_dir), now=now)
         suite = suite_statistics(second, original_dir, noise_dir, margin)
         analysis = replace(analysis, noise=suite)
-    return replace(comparison, analysis=analysis)
+    return replace(comparison, analysis=analysis, structure=read_structure(pruned_dir))
 
 
 def analyse(

@@ -31,6 +31,7 @@ from prunescope.records import DEFAULT_TASKS, EvalRecord, RunRef, ZeroCount
 
 if TYPE_CHECKING:
     from prunescope.compare.analysis import Analysis
+    from prunescope.compare.structure import Structure
 
 __all__ = [
     "Comparison",
@@ -104,6 +105,8 @@ class Comparison:
     pruned_run: RunRef | None = None
     analysis: Analysis | None = None
     """What the documents and tokens tell, where they were looked at."""
+    structure: Structure | None = None
+    """Where the pruned model's zeros are, where its tensors were looked at."""
 
 
 def compare_records(

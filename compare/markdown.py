@@ -9,7 +9,7 @@ from prunescope.compare.layout import Table
 from prunescope.compare.run_tables import run_tables
 from prunescope.compare.tables import comparison_tables
 from prunescope.metrics import format_percent
-from prunescope.records import EvalRecord
+from prunescope.records import EvalRecord, RunRef
 
 __all__ = [
     "escape_markdown",
@@ -77,9 +77,9 @@ def markdown_report(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def run_report_markdown(record: EvalRecord) -> str:
+def run_report_markdown(record: EvalRecord, run: RunRef | None = None) -> str:
     """A single run: the model, its figures, its tasks, how it was evaluated."""
-    tables = run_tables(record)
+    tables = run_tables(record, run)
     parts = [f"# Evaluation of {escape_markdown(record.model.name)}"]
     parts.extend(_section(table) for table in tables.sections)
     if tables.notes:

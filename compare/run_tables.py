@@ -18,7 +18,7 @@ from prunescope.metrics import (
     perplexity_title,
     task_metric,
 )
-from prunescope.records import EvalRecord, TaskResult
+from prunescope.records import EvalRecord, RunRef, TaskResult
 
 __all__ = ["RunTables", "run_tables"]
 
@@ -31,9 +31,9 @@ class RunTables:
     notes: tuple[str, ...]
 
 
-def run_tables(record: EvalRecord) -> RunTables:
-    """Lay out a single evaluation; sections without content are left out."""
-    sections = (_model(record), _figures(record), _tasks(record), _kinds(record), _how(record))
+def run_tables(record: EvalRecord, run: RunRef | None = None) -> RunTables:
+    """Lay out a single evaluation, tracked as ``run``; sections without content are left out."""
+    sections = (_model(record, run), _figures(record), _tasks(record), _kinds(record), _how(record))
     notes = [
         f"Broken: {broken.what} first seen in {broken.where} ({broken.stage})"
         for broken in record.broken
@@ -48,8 +48,8 @@ def run_tables(record: EvalRecord) -> RunTables:
     return RunTables(tuple(table for table in sections if table.rows), tuple(notes))
 
 
-def _model(record: EvalRecord) -> Table:
-    rows = tuple((Cell(k), Cell(v)) for k, v in model_facts(record).items() if v)
+def _model(record: EvalRecord, run: RunRef | None) -> Table:
+    rows = tuple((Cell(k), Cell(v)) for k, v in model_facts(record, run).items() if v)
     return Table("Model", ("", "Value"), rows, words=2)
 
 

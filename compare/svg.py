@@ -1,18 +1,76 @@
-"""Charts as inline SVG: no script, no font, no network; colours come from the page's CSS."""
+"""Inline SVG: scales, axes, marks and a few charts; no script, no font, no network.
+
+Colours come from the page's CSS. Each chart is drawn twice, for a wide and for a narrow page, so
+that its text is readable on a phone; the page shows one of them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Dumbbell", "Line", "bar_chart", "dumbbell_chart", "line_chart"]
+__all__ = [
+    "NARROW",
+    "WIDE",
+    "Dumbbell",
+    "Frame",
+    "Line",
+    "Scale",
+    "axis",
+    "bar_chart",
+    "dumbbell_chart",
+    "line_chart",
+    "mark",
+    "row_label",
+    "svg_chart",
+    "ticks_over",
+    "whole_ticks",
+]
 
-_WIDTH = 760
-_LEFT = 150
-_RIGHT = 40
-_ROW = 30
+ROW = 30
+"""Height of a row, pixels."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The width that a chart is drawn for, and its margins, pixels."""
+
+    css: str
+    width: int
+    left: int
+    right: int
+    letters: int
+    """How long a row's label may be."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether it is for a phone."""
+        return self.css == "narrow"
+
+    def scale(self, ticks: Sequence[float], right: int | None = None) -> Scale:
+        """From the first to the last tick over the room between the margins."""
+        end = self.width - (self.right if right is None else right)
+        return Scale(ticks[0], ticks[-1], self.left, end)
+
+
+WIDE = Frame("wide", 760, 150, 40, 20)
+NARROW = Frame("narrow", 350, 108, 18, 14)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A straight line from values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low or 1.0
+        return self.start + (value - self.low) / span * (self.end - self.start)
 
 
 @dataclass(frozen=True)
@@ -35,11 +93,31 @@ class Line:
     points: tuple[tuple[float, float], ...]
 
 
+def svg_chart(description: str, draw: Callable[[Frame], tuple[float, Sequence[str]]]) -> str:
+    """Both drawings of a chart.
+
+    Args:
+        description: the text alternative: what it shows, with its figures.
+        draw: gives height and elements for a frame.
+    """
+    drawings = []
+    for frame in (WIDE, NARROW):
+        height, parts = draw(frame)
+        drawings.append(
+            f'<svg class="chart {frame.css}" viewBox="0 0 {frame.width} {height:g}" role="img" '
+            f'aria-label="{escape(description)}">{"".join(parts)}</svg>'
+        )
+    return "".join(drawings)
+
+
+# --- charts -------------------------------------------------------------------------------------
+
+
 def dumbbell_chart(rows: Sequence[Dumbbell], title: str) -> str:
     """Two points a row, joined: where each task was, and where pruning took it.
 
     Returns:
-        An ``<svg>`` element, or empty text without rows.
+        ``<svg>`` elements, or empty text without rows.
     """
     if not rows:
         return ""
@@ -52,33 +130,39 @@ def dumbbell_chart(rows: Sequence[Dumbbell], title: str) -> str:
         )
         for sign in (-1, 1)
     ]
-    ticks = _ticks(max(0.0, min(ends)) if min(ends) >= 0 else min(ends), max(ends))
-    scale = _Scale(ticks[0], ticks[-1], _LEFT, _WIDTH - _RIGHT)
-    height = _ROW * len(rows) + 34
-    parts = [_grid(ticks, scale, height - 26)]
-    for number, row in enumerate(rows):
-        parts.append(_dumbbell(row, scale, _ROW * number + 20))
-    return _svg(title, height, parts)
+
+    def draw(frame: Frame) -> tuple[float, list[str]]:
+        most = 5 if frame.narrow else 7
+        low = max(0.0, min(ends)) if min(ends) >= 0 else min(ends)
+        ticks = ticks_over(low, max(ends), most)
+        scale = frame.scale(ticks)
+        height = ROW * len(rows) + 34
+        parts = [axis(ticks, scale, height - 26)]
+        for number, row in enumerate(rows):
+            parts.append(_dumbbell(row, frame, scale, ROW * number + 20))
+        return height, parts
+
+    said = [f"{row.label} {row.original:.4f} and {row.pruned:.4f}" for row in rows]
+    return svg_chart(f"{title}: {'; '.join(said)}", draw)
 
 
 def bar_chart(bars: Sequence[tuple[str, float, float | None]], title: str) -> str:
     """One bar a row from 0, with its error where it has one; empty text without rows."""
     if not bars:
         return ""
-    ticks = _ticks(0.0, max(value + (error or 0.0) for _, value, error in bars))
-    scale = _Scale(ticks[0], ticks[-1], _LEFT, _WIDTH - _RIGHT)
-    height = _ROW * len(bars) + 34
-    parts = [_grid(ticks, scale, height - 26)]
-    for number, (label, value, error) in enumerate(bars):
-        y = _ROW * number + 20
-        x0, x1 = scale(0.0), scale(value)
-        tip = f"{label}: {value:.4f}"
-        parts.append(
-            f'<g><title>{escape(tip)}</title>{_label(label, y)}<rect class="bar" x="{x0:.1f}" '
-            f'y="{y - 8}" width="{max(0.0, x1 - x0):.1f}" height="16" rx="2"/>'
-            f"{_error(scale, value, error, y)}</g>"
-        )
-    return _svg(title, height, parts)
+
+    def draw(frame: Frame) -> tuple[float, list[str]]:
+        highest = max(value + (error or 0.0) for _, value, error in bars)
+        ticks = ticks_over(0.0, highest, 5 if frame.narrow else 7)
+        scale = frame.scale(ticks)
+        height = ROW * len(bars) + 34
+        parts = [axis(ticks, scale, height - 26)]
+        for number, bar in enumerate(bars):
+            parts.append(_bar(bar, frame, scale, ROW * number + 20))
+        return height, parts
+
+    said = [f"{label} {value:.4f}" for label, value, _ in bars]
+    return svg_chart(f"{title}: {'; '.join(said)}", draw)
 
 
 def line_chart(lines: Sequence[Line], title: str, x_title: str) -> str:
@@ -86,103 +170,127 @@ def line_chart(lines: Sequence[Line], title: str, x_title: str) -> str:
     points = [point for line in lines for point in line.points]
     if not points:
         return ""
-    height, top, bottom = 240, 12, 200
+    height, top, bottom, left = 240, 12, 200, 60
     x_values = [x for x, _ in points]
-    across = _Scale(min(x_values), max(max(x_values), min(x_values) + 1), 60, _WIDTH - _RIGHT)
-    ticks = _ticks(0.0, max(y for _, y in points) or 1.0)
-    up = _Scale(ticks[0], ticks[-1], bottom, top)
-    parts = []
-    for tick in ticks:
-        y = up(tick)
+    ticks = ticks_over(0.0, max(y for _, y in points) or 1.0)
+    up = Scale(ticks[0], ticks[-1], bottom, top)
+
+    def draw(frame: Frame) -> tuple[float, list[str]]:
+        end = frame.width - frame.right
+        across = Scale(min(x_values), max(max(x_values), min(x_values) + 1), left, end)
+        parts = []
+        for tick in ticks:
+            y = up(tick)
+            parts.append(
+                f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{end}" y2="{y:.1f}"/>'
+                f'<text class="tick" x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">'
+                f"{100 * tick:g}%</text>"
+            )
+        for x in whole_ticks(int(min(x_values)), int(max(x_values)), 6 if frame.narrow else 12):
+            parts.append(
+                f'<text class="tick" x="{across(x):.1f}" y="{bottom + 16}" '
+                f'text-anchor="middle">{x}</text>'
+            )
         parts.append(
-            f'<line class="grid" x1="60" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}"/>'
-            f'<text class="tick" x="52" y="{y + 4:.1f}" text-anchor="end">{100 * tick:g}%</text>'
+            f'<text class="tick" x="{frame.width / 2:g}" y="{height - 6}" '
+            f'text-anchor="middle">{escape(x_title)}</text>'
         )
-    for x in _whole_ticks(int(min(x_values)), int(max(x_values))):
-        parts.append(
-            f'<text class="tick" x="{across(x):.1f}" y="{bottom + 16}" '
-            f'text-anchor="middle">{x}</text>'
-        )
-    parts.append(
-        f'<text class="tick" x="{_WIDTH / 2}" y="{height - 6}" text-anchor="middle">'
-        f"{escape(x_title)}</text>"
-    )
-    parts.extend(_series(line, across, up) for line in lines)
-    return _svg(title, height, parts)
+        parts.extend(_series(line, across, up) for line in lines)
+        return height, parts
+
+    said = [
+        f"{line.label} from {100 * min(y for _, y in line.points):.2f}% to "
+        f"{100 * max(y for _, y in line.points):.2f}%"
+        for line in lines
+        if line.points
+    ]
+    return svg_chart(f"{title}: {'; '.join(said)}", draw)
 
 
 # --- parts --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Scale:
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = self.high - self.low or 1.0
-        return self.start + (value - self.low) / span * (self.end - self.start)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to nine round numbers that enclose the range."""
+def ticks_over(low: float, high: float, most: int = 7) -> list[float]:
+    """Round numbers that enclose the range, about ``most`` steps."""
     span = (high - low) or abs(high) or 1.0
     step = 10 ** math.floor(math.log10(span / 4))
-    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= 7)
+    step *= next((m for m in (1, 2, 5, 10) if span / (step * m) <= most), 20)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _whole_ticks(low: int, high: int) -> range:
-    return range(low, high + 1, max(1, math.ceil((high - low) / 12)))
+def whole_ticks(low: int, high: int, most: int = 12) -> range:
+    """Whole numbers from ``low`` on, at most about ``most``."""
+    return range(low, high + 1, max(1, math.ceil((high - low) / most)))
 
 
-def _svg(title: str, height: int, parts: Sequence[str]) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
-    )
-
-
-def _grid(ticks: Sequence[float], scale: _Scale, bottom: int) -> str:
+def axis(ticks: Sequence[float], scale: Scale, bottom: float) -> str:
+    """Vertical lines at the ticks, with their numbers under ``bottom``."""
     return "".join(
-        f'<line class="grid" x1="{scale(tick):.1f}" y1="6" x2="{scale(tick):.1f}" y2="{bottom}"/>'
-        f'<text class="tick" x="{scale(tick):.1f}" y="{bottom + 16}" text-anchor="middle">'
-        f"{tick:g}</text>"
+        f'<line class="grid" x1="{scale(tick):.1f}" y1="6" x2="{scale(tick):.1f}" '
+        f'y2="{bottom:g}"/>'
+        f'<text class="tick" x="{scale(tick):.1f}" y="{bottom + 16:g}" text-anchor="middle">'
+        f"{_signed(tick)}</text>"
         for tick in ticks
     )
 
 
-def _label(text: str, y: float) -> str:
-    shown = text if len(text) <= 20 else text[:19] + "\u2026"
+def row_label(text: str, frame: Frame, y: float, css: str = "label") -> str:
+    """A row's label, right-aligned at the plot, cut where it is too long."""
+    shown = text if len(text) <= frame.letters else text[: frame.letters - 1] + "\u2026"
     return (
-        f'<text class="label" x="{_LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(shown)}</text>'
+        f'<text class="{css}" x="{frame.left - 12}" y="{y + 4:g}" text-anchor="end">'
+        f"{escape(shown)}</text>"
     )
 
 
-def _error(scale: _Scale, value: float, error: float | None, y: float) -> str:
+def mark(verdict: str, x: float, y: float, size: float = 7) -> str:
+    """A verdict as a shape and a colour: down, up, square or ring."""
+    css = f'class="mark {verdict}"'
+    if verdict == "worse":
+        return f'<path {css} d="M{x - size:.1f} {y - 5:g}h{2 * size:g}l{-size:g} 11z"/>'
+    if verdict == "better":
+        return f'<path {css} d="M{x - size:.1f} {y + 5:g}h{2 * size:g}l{-size:g} -11z"/>'
+    if verdict == "same":
+        return f'<rect {css} x="{x - 5:.1f}" y="{y - 5:g}" width="10" height="10"/>'
+    return f'<circle {css} cx="{x:.1f}" cy="{y:g}" r="5"/>'
+
+
+def _signed(value: float) -> str:
+    return f"{value:g}".replace("-", "\u2212")
+
+
+def _error(scale: Scale, value: float, error: float | None, y: float) -> str:
     if not error:
         return ""
     x0, x1 = scale(value - error), scale(value + error)
     return f'<line class="error" x1="{x0:.1f}" y1="{y}" x2="{x1:.1f}" y2="{y}"/>'
 
 
-def _dumbbell(row: Dumbbell, scale: _Scale, y: float) -> str:
+def _bar(bar: tuple[str, float, float | None], frame: Frame, scale: Scale, y: float) -> str:
+    label, value, error = bar
+    x0, x1 = scale(0.0), scale(value)
+    return (
+        f"<g><title>{escape(f'{label}: {value:.4f}')}</title>{row_label(label, frame, y)}"
+        f'<rect class="bar" x="{x0:.1f}" y="{y - 8}" width="{max(0.0, x1 - x0):.1f}" '
+        f'height="16" rx="2"/>{_error(scale, value, error, y)}</g>'
+    )
+
+
+def _dumbbell(row: Dumbbell, frame: Frame, scale: Scale, y: float) -> str:
     x0, x1 = scale(row.original), scale(row.pruned)
     tip = f"{row.label}: original {row.original:.4f}, pruned {row.pruned:.4f}"
     return (
-        f"<g><title>{escape(tip)}</title>{_label(row.label, y)}"
+        f"<g><title>{escape(tip)}</title>{row_label(row.label, frame, y)}"
         f"{_error(scale, row.original, row.original_error, y - 4)}"
         f"{_error(scale, row.pruned, row.pruned_error, y + 4)}"
         f'<line class="link" x1="{x0:.1f}" y1="{y}" x2="{x1:.1f}" y2="{y}"/>'
         f'<circle class="original" cx="{x0:.1f}" cy="{y}" r="6"/>'
-        f'<circle class="pruned" cx="{x1:.1f}" cy="{y}" r="6"/></g>'
+        f'<rect class="pruned" x="{x1 - 5.5:.1f}" y="{y - 5.5}" width="11" height="11"/></g>'
     )
 
 
-def _series(line: Line, across: _Scale, up: _Scale) -> str:
+def _series(line: Line, across: Scale, up: Scale) -> str:
     path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in line.points)
     dots = "".join(
         f'<circle class="{line.css}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="3">'

@@ -402,11 +402,13 @@ def test_when_one_file_cannot_be_written_none_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pictures_are_put_into_the_page_as_images(tmp_path: Path) -> None:
-    picture = tmp_path / "sparsity-heatmap.svg"
-    picture.write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>x</script></svg>')
-    record = original_record()
-    page = run_report_html(record, [picture])
-    assert '<img class="picture" alt="Sparsity heatmap" src="data:image/svg+xml;base64,' in page
-    assert "<script>x</script>" not in page
-    assert "<img" not in run_report_html(record)
+def test_the_page_of_a_tracked_run_names_it_and_links_to_it() -> None:
+    run = RunRef(
+        run_id="1" * 32, experiment_id="1", run_name="pruned", tracking_uri="x", url="http://x/#/r"
+    )
+    page = run_report_html(original_record(), None, run)
+    assert '<a href="http://x/#/r">pruned</a>' in page
+    assert "1" * 32 in page
+    assert "1" * 32 in run_report_markdown(original_record(), run)
+    untracked = run_report_html(original_record(), None, run.model_copy(update={"url": None}))
+    assert "<a " not in untracked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -92,6 +92,7 @@ class Store:
         experiment: str,
         note: str | None = None,
         extra_metrics: Mapping[str, float] | None = None,
+        prepare: Callable[[RunRef], None] | None = None,
     ) -> RunRef:
         """Send a record directory as one run.
 
@@ -104,6 +105,7 @@ class Store:
             note: the run's note in Markdown; a line of its figures by default. Links to the
                 baseline follow its first line.
             extra_metrics: for example ``delta/mean_points``.
+            prepare: hears of the run before its files are sent, and may still write some.
 
         Raises:
             RecordError: the record is damaged or its evaluation still runs.
@@ -117,7 +119,7 @@ class Store:
         with sending.record_lock(directory), tracking_errors(self._location.uri):
             target = self._experiment(experiment)
             existing = self._runs_of(record.record_id)
-            ref = self._send(directory, record, target, existing, note, extra_metrics)
+            ref = self._send(directory, record, target, existing, note, extra_metrics, prepare)
         if ref.experiment_id == target.experiment_id:
             # The preset view is a nicety, so it is no error where the store refuses it.
             with contextlib.suppress(TrackingError), tracking_errors(self._location.uri):
@@ -134,6 +136,7 @@ class Store:
         existing: list[Run],
         note: str | None,
         extra_metrics: Mapping[str, float] | None,
+        prepare: Callable[[RunRef], None] | None,
     ) -> RunRef:
         fields = encode(record, extra_metrics)
         run = sending.start_run(self._client, fields, target.experiment_id, existing)
@@ -144,6 +147,8 @@ class Store:
         if known is not None:
             tags = {**fields.tags, **(tags if note or _NOTE not in known.data.tags else {})}
         sending.log_fields(self._client, run_id, fields, tags)
+        if prepare is not None:
+            prepare(self._ref(run_id, experiment_id, fields.name))
         there = files_of.artifacts_of(run, self._location.uri)
         verified = known.data.tags.get(MANIFEST_TAG) if known is not None else None
         with files_of.artifact_files(directory, record) as files:
@@ -174,8 +179,7 @@ class Store:
 
     def _experiment(self, name: str) -> Experiment:
         folder = self._location.artifacts
-        place = folder.as_uri() if folder is not None else None
-        return get_or_create_experiment(self._client, name, place)
+        return get_or_create_experiment(self._client, name, folder.as_uri() if folder else None)
 
     def log_comparison(
         self,
@@ -414,7 +418,7 @@ class Store:
 
     def experiment_url(self, experiment_id: str) -> str | None:
         """Address of an experiment's table in the preset view; None without a server."""
-        return self._url(_experiment_path(experiment_id))
+        return self._url(links.experiment_path(experiment_id, view=view.VIEW_ID))
 
     def run_link(self, run: RunRef) -> str:
         """A link to a run's page for notes: it works under whatever address a reader uses."""
@@ -432,15 +436,9 @@ class Store:
         """
         with tracking_errors(self._location.uri):
             found = all_experiments(self._client)
-        return [
-            (one.name, f"{base.rstrip('/')}/{_experiment_path(one.experiment_id)}")
-            for one in found
-            if view.VIEW_TAG in one.tags
-        ]
-
-
-def _experiment_path(experiment_id: str) -> str:
-    return links.experiment_path(experiment_id, view=view.VIEW_ID)
+        known = [one for one in found if view.VIEW_TAG in one.tags]
+        paths = [links.experiment_path(one.experiment_id, view=view.VIEW_ID) for one in known]
+        return [(a.name, f"{base.rstrip('/')}/{b}") for a, b in zip(known, paths, strict=True)]
 
 
 def _compare_path(runs: Iterable[RunRef]) -> str:

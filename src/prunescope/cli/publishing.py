@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.errors import OutputError, PrunescopeError, TrackingError
+from prunescope.errors import OutputError, PrunescopeError, RunNotFoundError, TrackingError
 from prunescope.records import EvalRecord, RunRef, read_record, read_tensors, write_file
 
 if TYPE_CHECKING:
@@ -151,12 +151,22 @@ def publish(directory: Path, tracker: Tracker, baseline: Baseline | None = None)
         _write_reports(directory, record, None)
         return Outcome(record, None, directory, problem=tracker.problem)
     try:
-        if baseline is None and record.labels.baseline_run_id is not None:
-            with fetch_baseline(tracker, store.get(record.labels.baseline_run_id)) as fetched:
+        if baseline is None and (original := _original(store, record)) is not None:
+            with fetch_baseline(tracker, original) as fetched:
                 return _publish(directory, store, tracker, fetched)
         return _publish(directory, store, tracker, baseline)
     except TrackingError as problem:
+        if not (directory / "report.html").is_file():
+            _write_reports(directory, record, None)
         return Outcome(record, None, directory, problem=problem)
+
+
+def _original(store: Store, record: EvalRecord) -> StoredRun | None:
+    """The run that a record names as its baseline; None where this server does not have it."""
+    named = record.labels.baseline_run_id
+    with contextlib.suppress(RunNotFoundError):
+        return store.get(named) if named is not None else None
+    return None
 
 
 def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline | None) -> Outcome:
@@ -166,13 +176,19 @@ def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline
 
     record = read_record(directory)
     comparison = compare_with(baseline, directory)
-    _write_reports(directory, record, comparison)
+
+    def write(run: RunRef) -> None:
+        known = None if comparison is None else replace(comparison, pruned_run=run)
+        _write_reports(directory, record, known, run)
+
     run = store.upload(
         directory,
         experiment=tracker.experiment or DEFAULT_EXPERIMENT,
         extra_metrics=delta_metrics(comparison) if comparison is not None else {},
+        prepare=write,
     )
     if comparison is not None and baseline is not None:
+        comparison = replace(comparison, pruned_run=run)
         note = run_note(
             comparison,
             baseline_url=store.run_link(baseline.run),
@@ -183,15 +199,17 @@ def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline
     return Outcome(record, run, directory, comparison=comparison)
 
 
-def _write_reports(directory: Path, record: EvalRecord, comparison: Comparison | None) -> None:
+def _write_reports(
+    directory: Path, record: EvalRecord, comparison: Comparison | None, run: RunRef | None = None
+) -> None:
     from prunescope.compare import report
+    from prunescope.compare.structure import read_structure
 
-    pictures = sorted((directory / "plots").glob("*.svg"))
     if comparison is None:
-        markdown = report.run_report_markdown(record)
-        page = report.run_report_html(record, pictures)
+        markdown = report.run_report_markdown(record, run)
+        page = report.run_report_html(record, read_structure(directory), run)
     else:
         markdown = report.markdown_report(comparison)
-        page = report.html_report(comparison, pictures)
+        page = report.html_report(comparison)
     write_file(directory / "report.md", markdown)
     write_file(directory / "report.html", page)
