@@ -36,7 +36,7 @@ ifneq "$(shell find -L .venv/linked-torch -maxdepth 1 -type l 2>/dev/null)" ""
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup eval pair compare demo data ui test check bench faults docs screenshots docs-cli clean
+.PHONY: help setup eval pair compare demo data ui test check bench docs docs-cli clean
 
 help: ## list the targets and the variables
 	@echo "Targets (each sets up .venv by itself when it is missing or stale):"
@@ -79,14 +79,8 @@ check: $(STAMP) ## formatting, lint, types, and whether docs/cli.md is fresh
 bench: $(STAMP) ## run the benchmarks of bench/
 	@for file in bench/*.py; do echo "== $$file"; .venv/bin/python "$$file" || exit; done
 
-faults: $(STAMP) ## break things on purpose and print what happened
-	@.venv/bin/python -m pytest tests/faults $(ARGS)
-
 docs: $(STAMP) ## build the documentation as a site in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
-
-screenshots: $(STAMP) ## make the pictures of docs/images from the demo: ARGS
-	@.venv/bin/python scripts/screenshots.py $(ARGS)
 
 docs-cli: $(STAMP) ## write docs/cli.md anew from --help
 	@.venv/bin/python scripts/cli_docs.py

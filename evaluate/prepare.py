@@ -130,6 +130,10 @@ def _check_settings(config: EvalConfig) -> None:
     ):
         if isinstance(value, int) and value < 1:
             raise SettingError(f"{name} must be at least 1, found {value}")
+    if not config.checkpoint_every >= 0:
+        raise SettingError(
+            f"--checkpoint-every must be at least 0 seconds, found {config.checkpoint_every:g}"
+        )
     if config.num_fewshot is not None and config.num_fewshot < 0:
         raise SettingError(f"--num-fewshot must be at least 0, found {config.num_fewshot}")
     if isinstance(config.seqlen, int) and config.seqlen < 2:

@@ -7,6 +7,7 @@ whole as soon as the stage ends.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prunescope.errors import OutputError
 from prunescope.evaluate import checkpoint, loading, sparsity
 from prunescope.evaluate.data import Corpus
 from prunescope.evaluate.perplexity import WindowWatcher, measure_perplexity
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["run"]
+
+_UNFINISHED = ".unfinished.json"
+"""What is known of a task that has not ended; not part of the record."""
 
 
 @dataclass
@@ -111,8 +116,8 @@ def run(
         record: from :meth:`~prunescope.evaluate.prepare.Prepared.new_record`.
         directory: the record directory; made where it is missing.
         progress: hears of each stage.
-        interrupted: the record directory of an evaluation with the same key that failed; the
-            tasks and the perplexity that it finished are taken over.
+        interrupted: the record directory of an evaluation with the same key that did not finish;
+            its perplexity, its tasks and its answers to the task in hand are taken over.
 
     Returns:
         The finished record, as ``record.json`` holds it.
@@ -131,9 +136,13 @@ def run(
         _stages(prepared, state)
     except BaseException as error:
         failure = FailureInfo(type=type(error).__name__, message=str(error) or repr(error))
-        state.update(status="failed", finished_at=utc_now(), error=failure)
+        # A full disk must not hide what went wrong first.
+        with contextlib.suppress(OutputError):
+            state.update(status="failed", finished_at=utc_now(), error=failure)
         raise
     state.update(status="finished", finished_at=utc_now())
+    with contextlib.suppress(OSError):
+        (directory / _UNFINISHED).unlink(missing_ok=True)
     return state.record
 
 
@@ -152,6 +161,9 @@ def _take_over(interrupted: Path, state: _Run) -> None:
             if source.is_file():
                 write_file(path_of(state.directory, name), source.read_bytes())
                 kept[part][name] = result
+    unfinished = interrupted / _UNFINISHED
+    if unfinished.is_file():
+        write_file(state.directory / _UNFINISHED, unfinished.read_bytes())
     kept["divergence"] = {c: r for c, r in known.divergence.items() if c in kept["perplexity"]}
     kept["topk"] = {}
     for corpus, topk in known.topk.items():
@@ -178,8 +190,12 @@ def _stages(prepared: Prepared, state: _Run) -> None:
             for note in loaded.notes:
                 state.say(note)
             described = loading.describe_model(prepared.resolved, loaded, config)
+            device = {"device": str(loaded.device)}
             state.record = state.record.model_copy(
-                update={"model": _merge_info(state.record.model, described)}
+                update={
+                    "model": _merge_info(state.record.model, described),
+                    "protocol": state.record.protocol.model_copy(update=device),
+                }
             )
     with state.stage("sparsity"):
         _sparsity_stage(prepared, loaded, state)
@@ -267,23 +283,28 @@ def _tasks_stage(
     prepared: Prepared, tasks: LoadedTasks, loaded: loading.LoadedModel, state: _Run
 ) -> None:
     from prunescope.evaluate.scoring import build_scorer
+    from prunescope.evaluate.scoring.kept import KeptAnswers
 
     began = time.perf_counter()
-    lm = build_scorer(loaded, batch_size=prepared.config.batch_size, progress=state)
+    kept = KeptAnswers(
+        state.directory / _UNFINISHED, prepared.record_key, prepared.config.checkpoint_every
+    )
+    lm = build_scorer(loaded, batch_size=prepared.config.batch_size, progress=state, kept=kept)
     for name, planned in prepared.planned.items():
         if name in state.record.tasks:
             continue
-        outcome = run_task(
-            name,
-            tasks,
-            lm,
-            limit=prepared.config.limit,
-            seed=prepared.config.seed,
-            planned=planned,
-            progress=state,
-        )
-        _write_frame(samples_path(state.directory, name), outcome.samples)
-        state.update(tasks={**state.record.tasks, name: outcome.result})
+        with kept.of_task(name):
+            outcome = run_task(
+                name,
+                tasks,
+                lm,
+                limit=prepared.config.limit,
+                seed=prepared.config.seed,
+                planned=planned,
+                progress=state,
+            )
+            _write_frame(samples_path(state.directory, name), outcome.samples)
+            state.update(tasks={**state.record.tasks, name: outcome.result})
         state.mark_broken(outcome.broken)
     for group in aggregate_groups(tasks, state.record.tasks):
         state.update(tasks={**state.record.tasks, group.task: group})

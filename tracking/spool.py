@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,6 +15,8 @@ from prunescope.records import EvalRecord, RunRef, read_record, write_file
 from prunescope.tracking.links import redact_uri
 
 __all__ = [
+    "evaluation_lock",
+    "find_interrupted",
     "find_record",
     "forget_uploads",
     "is_record_directory",
@@ -92,6 +94,51 @@ def find_record(root: Path, record_key: str, *, status: str = "finished") -> Pat
         if record.record_key == record_key and record.status == status
     ]
     return max(found)[1] if found else None
+
+
+def find_interrupted(root: Path, record_key: str) -> Path | None:
+    """The record directory with this key whose evaluation was cut off last, None without one.
+
+    Call it under :func:`evaluation_lock`: then a record that still says ``running`` was left by a
+    process that is gone.
+    """
+    found = [
+        (record.started_at, directory)
+        for directory, record in _readable(root, containing=record_key)
+        if record.record_key == record_key and record.status != "finished"
+    ]
+    return max(found)[1] if found else None
+
+
+@contextlib.contextmanager
+def evaluation_lock(root: Path, record_key: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Let one process of this store at a time do the same evaluation; the others wait.
+
+    The lock goes with the process, however it ends.
+
+    Args:
+        root: the store's folder.
+        record_key: of the evaluation.
+        say: hears that there is something to wait for.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = root / "records" / ".locks"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{record_key[:32]}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say("another process is doing the same evaluation: waiting for it to end")
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        yield  # a file system without locks: two processes write two records
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # --- what is on which server --------------------------------------------------------------------

@@ -8,7 +8,7 @@ attention masks are used, so that position biases (ALiBi) come out right as well
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -38,19 +38,33 @@ class BranchedEngine:
             "position_ids" in inspect.signature(model.base_model.forward).parameters
         )
 
-    def score(self, inputs: Inputs, budget: int) -> Iterator[BatchScores]:
-        """Scores, a batch of about ``budget`` tokens at a time, longest prefixes first."""
+    def score(
+        self, inputs: Inputs, budget: int, known: Collection[int] = ()
+    ) -> Iterator[BatchScores]:
+        """Scores, a batch of about ``budget`` tokens at a time, longest prefixes first.
+
+        Args:
+            inputs: what is to be scored.
+            budget: tokens a batch.
+            known: requests that take part in planning alone; a batch of them is passed over.
+        """
+        answered = [all(r.index in known for r in readers) for readers in inputs.requests]
         clusters = sorted(find_clusters(inputs), key=lambda cluster: -cluster.prefix)
         for bare, group in groupby(clusters, key=lambda cluster: cluster.prefix == 0):
             if bare:
-                members = [i for cluster in group for i in cluster.members]
-                yield from self._score_branches(inputs, [(i, 0, 0) for i in members], None, budget)
+                branches = [(i, 0, 0) for cluster in group for i in cluster.members]
+                yield from self._score_branches(inputs, branches, None, budget, answered)
             else:
                 for batch in _cluster_batches(list(group), budget):
-                    yield from self._score_clusters(inputs, batch, budget)
+                    if not all(answered[i] for cluster in batch for i in cluster.members):
+                        yield from self._score_clusters(inputs, batch, budget, answered)
 
     def _score_clusters(
-        self, inputs: Inputs, clusters: Sequence[Cluster], budget: int
+        self,
+        inputs: Inputs,
+        clusters: Sequence[Cluster],
+        budget: int,
+        answered: Sequence[bool],
     ) -> Iterator[BatchScores]:
         prefixes = [inputs.tokens[cluster.members[0]][: cluster.prefix] for cluster in clusters]
         past = self._compute_prefixes(prefixes)
@@ -60,7 +74,7 @@ class BranchedEngine:
             for member in cluster.members
         ]
         computed = sum(len(prefix) for prefix in prefixes)
-        for scores in self._score_branches(inputs, branches, past, budget):
+        for scores in self._score_branches(inputs, branches, past, budget, answered):
             yield BatchScores(scores.scores, scores.tokens + computed)
             computed = 0
 
@@ -85,6 +99,7 @@ class BranchedEngine:
         branches: Sequence[tuple[int, int, int]],
         past: Prefix | None,
         budget: int,
+        answered: Sequence[bool],
     ) -> Iterator[BatchScores]:
         """Branches are (input, row of the cache, length of the prefix)."""
         cached = past[0][0].shape[-2] if past else 0
@@ -94,10 +109,12 @@ class BranchedEngine:
             width = len(inputs.tokens[ordered[start][0]]) - ordered[start][2]
             most = min(budget // width, CACHE_SHARE * budget // (cached + width))
             part = ordered[start : start + max(1, most)]
+            start += len(part)
+            if all(answered[i] for i, _, _ in part):
+                continue
             scores = self._score_batch(inputs, part, past, cached, width)
             tokens = sum(len(inputs.tokens[i]) - prefix for i, _, prefix in part)
             yield BatchScores(scores, tokens)
-            start += len(part)
 
     @torch.inference_mode()
     def _score_batch(

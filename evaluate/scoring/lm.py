@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from lm_eval.models.huggingface import HFLM
 
 from prunescope.errors import TaskError
+from prunescope.evaluate.scoring.kept import KeptAnswers, ScorerState, loglikelihoods
 from prunescope.evaluate.scoring.memory import (
     check_batch_size,
     free_memory,
@@ -50,7 +51,12 @@ class ScoringLM(HFLM):  # type: ignore[misc]
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, batch_size: int | Literal["auto"], progress: Progress
+        self,
+        loaded: LoadedModel,
+        *,
+        batch_size: int | Literal["auto"],
+        progress: Progress,
+        kept: KeptAnswers,
     ) -> None:
         check_batch_size(batch_size)
         with quiet():
@@ -62,7 +68,11 @@ class ScoringLM(HFLM):  # type: ignore[misc]
                 max_length=loaded.max_length,
             )
         self._progress = progress
+        self._kept = kept
         self._trees: PrefixTreeScorer | None = PrefixTreeScorer(loaded, batch_size, self._note)
+        self._trees.restore(kept.scorer)
+        if kept.scorer.batch_size is not None:
+            self.batch_size_per_gpu = kept.scorer.batch_size
         self.scorer_name = "prefix-tree"
         self.tokens_scored = 0
         self.notes: list[str] = []
@@ -77,15 +87,20 @@ class ScoringLM(HFLM):  # type: ignore[misc]
         with quiet():
             encoded = [self._encode(*request.args) for request in requests]
         self._note_truncation(encoded)
-        return self._score(encoded, lambda done: self._progress.advance(done))
+        self._kept.begin(len(requests))
+        return self._score(encoded, self._progress.advance, self._kept)
 
     def loglikelihood_rolling(self, requests: list[Instance], **_: Any) -> list[float]:
         """Loglikelihood of each whole text, by lm-eval's own windows."""
-        answers: list[float] = []
-        for start in range(0, len(requests), self.batch_size):
+        known = self._kept.begin(len(requests))
+        answers = [answer for answer in known.values() if isinstance(answer, float)]
+        self._progress.advance(len(answers))
+        for start in range(len(answers), len(requests), self.batch_size):
             part = requests[start : start + self.batch_size]
             with quiet():
-                answers += super().loglikelihood_rolling(part, disable_tqdm=True)
+                found = super().loglikelihood_rolling(part, disable_tqdm=True)
+            answers += found
+            self._kept.add(dict(enumerate(found, start)), self._state)
             self._progress.advance(len(part))
         return answers
 
@@ -98,16 +113,19 @@ class ScoringLM(HFLM):  # type: ignore[misc]
                 return repr(settings), -len(self.tok_encode(context))
 
         indices = sorted(range(len(requests)), key=order)
-        answers: list[str] = [""] * len(requests)
+        known = self._kept.begin(len(requests))
+        answers = [str(known.get(index, "")) for index in range(len(requests))]
+        self._progress.advance(len(known))
 
         def run(part: Sequence[int]) -> list[str]:
             generate = super(ScoringLM, self).generate_until
             with quiet():
                 return list(generate([requests[i] for i in part], disable_tqdm=True))
 
-        for part, texts in self._in_batches(indices, run):
+        for part, texts in self._in_batches(indices[len(known) :], run):
             for index, text in zip(part, texts, strict=True):
                 answers[index] = text
+            self._kept.add(dict(zip(part, texts, strict=True)), self._state)
             self._progress.advance(len(part))
         return answers
 
@@ -136,23 +154,34 @@ class ScoringLM(HFLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, requests: list[EncodedRequest], **_: Any) -> list[Score]:
         """What lm-eval's rolling loglikelihood calls, window by window."""
-        return self._score(requests, lambda _: None)
+        return self._score(requests, lambda _: None, None)
 
-    def _score(self, requests: list[EncodedRequest], done: Callable[[int], None]) -> list[Score]:
+    @property
+    def _state(self) -> ScorerState:
+        """What another process needs to go on in the same way."""
+        state = self._trees.state if self._trees else self._kept.scorer
+        return state.model_copy(update={"batch_size": self.batch_size_per_gpu})
+
+    def _score(
+        self,
+        requests: list[EncodedRequest],
+        done: Callable[[int], None],
+        kept: KeptAnswers | None,
+    ) -> list[Score]:
         if self._trees is not None:
             encoded = [
                 Request.encoded(index, context, continuation, self.max_length)
                 for index, (_, context, continuation) in enumerate(requests)
             ]
             before = self._trees.tokens
-            scores = self._trees.score(encoded, done)
+            scores = self._trees.score(encoded, done, kept)
             self.tokens_scored += self._trees.tokens - before
             if scores is not None:
                 self._isolate_broken(requests, scores)
                 return [scores[index] for index in range(len(requests))]
             self._trees = None
             self.scorer_name = "lm-eval-hf"
-        return self._score_plainly(requests, done)
+        return self._score_plainly(requests, done, kept)
 
     def _isolate_broken(self, requests: list[EncodedRequest], scores: dict[int, Score]) -> None:
         """Score anew, apart from the others, what is not finite.
@@ -164,18 +193,24 @@ class ScoringLM(HFLM):  # type: ignore[misc]
         for indices in (broken[:ISOLATE_FIRST], broken[ISOLATE_FIRST:]):
             if not indices:
                 return
-            again = self._score_plainly([requests[i] for i in indices], lambda _: None)
+            again = self._score_plainly([requests[i] for i in indices], lambda _: None, None)
             scores.update(zip(indices, again, strict=True))
             if not any(math.isfinite(score[0]) for score in again):
                 return  # the model is broken everywhere: the rest would tell nothing new
 
     def _score_plainly(
-        self, requests: list[EncodedRequest], done: Callable[[int], None]
+        self,
+        requests: list[EncodedRequest],
+        done: Callable[[int], None],
+        kept: KeptAnswers | None,
     ) -> list[Score]:
         """lm-eval's own scoring, batch by batch, so that nothing is lost when memory runs out."""
         groups = _same_input(requests)
         order = sorted(groups, key=lambda tokens: (-len(tokens), tokens))
-        answers: list[Score | None] = [None] * len(requests)
+        answers = loglikelihoods(kept.answers) if kept is not None else {}
+        done(len(answers))
+        # Batches were answered one after the other: what is known is the beginning.
+        rest = [tokens for tokens in order if not all(i in answers for i in groups[tokens])]
 
         def run(part: Sequence[tuple[int, ...]]) -> list[tuple[int, Score]]:
             indices = [index for tokens in part for index in groups[tokens]]
@@ -184,12 +219,13 @@ class ScoringLM(HFLM):  # type: ignore[misc]
                 scores = score([requests[i] for i in indices], disable_tqdm=True)
             return list(zip(indices, scores, strict=True))
 
-        for part, scored in self._in_batches(order, run):
-            for index, score in scored:
-                answers[index] = score
+        for part, scored in self._in_batches(rest, run):
+            answers.update(scored)
+            if kept is not None:
+                kept.add(dict(scored), self._state)
             self.tokens_scored += sum(min(len(tokens), self.max_length) for tokens in part)
             done(len(scored))
-        return [answer for answer in answers if answer is not None]
+        return [answers[index] for index in range(len(requests))]
 
     def _in_batches(
         self, items: Sequence[Item], run: Callable[[Sequence[Item]], list[Answer]]

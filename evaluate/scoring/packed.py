@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -60,13 +60,25 @@ class PackedEngine:
         # Many small attention calls are cheap on a CPU; a GPU would rather pad a few large ones.
         self._in_blocks = device.type == "cpu" and model.config._attn_implementation == "sdpa"
 
-    def score(self, inputs: Inputs, budget: int) -> Iterator[BatchScores]:
-        """Scores, a batch of about ``budget`` tokens at a time, longest rows first."""
+    def score(
+        self, inputs: Inputs, budget: int, known: Collection[int] = ()
+    ) -> Iterator[BatchScores]:
+        """Scores, a batch of about ``budget`` tokens at a time, longest rows first.
+
+        Args:
+            inputs: what is to be scored.
+            budget: tokens a batch.
+            known: requests that take part in planning alone; a batch of them is passed over.
+        """
         width = budget if self._in_blocks else min(self._choose_width(inputs, budget), budget)
         for group in plan(inputs, width, sequential=self._in_blocks):
-            past = self._compute_prefix(group.prefix)
+            past: Prefix | None = None
             prefix_tokens = len(group.prefix)
             for rows in _batches(group.rows, 1 if self._in_blocks else budget):
+                if known and all(request in known for request in _readers(inputs, rows)):
+                    continue
+                if prefix_tokens:
+                    past = self._compute_prefix(group.prefix)
                 scores = self._score_rows(inputs, group, rows, past)
                 tokens = sum(row.size for row in rows) + prefix_tokens
                 prefix_tokens = 0
@@ -91,11 +103,9 @@ class PackedEngine:
         return cost
 
     @torch.inference_mode()
-    def _compute_prefix(self, prefix: tuple[int, ...]) -> Prefix | None:
+    def _compute_prefix(self, prefix: tuple[int, ...]) -> Prefix:
         from transformers import DynamicCache
 
-        if not prefix:
-            return None
         layout = Layout(list(prefix), list(range(len(prefix))), [(0, len(prefix), [])])
         inputs = row_inputs([layout], 0, self._form, self._device, self._dtype)
         cache = DynamicCache()
@@ -149,6 +159,13 @@ def sum_readings(
         total, all_best = sums.get(request, (0.0, True))
         sums[request] = (total + logprob, all_best and best)
     return sums
+
+
+def _readers(inputs: Inputs, rows: Sequence[Row]) -> Iterator[int]:
+    """The requests that the rows answer."""
+    for row in rows:
+        for member in row.members:
+            yield from (request.index for request in inputs.requests[member])
 
 
 def _batches(rows: Sequence[Row], budget: int) -> Iterator[Sequence[Row]]:

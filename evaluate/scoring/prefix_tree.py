@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
 from prunescope.errors import PrunescopeError
 from prunescope.evaluate.scoring.branched import BranchedEngine
+from prunescope.evaluate.scoring.kept import KeptAnswers, ScorerState, loglikelihoods
 from prunescope.evaluate.scoring.masks import find_mask_form
 from prunescope.evaluate.scoring.memory import free_memory, is_out_of_memory, out_of_memory_error
 from prunescope.evaluate.scoring.packed import BatchScores, PackedEngine, Score
@@ -35,8 +36,10 @@ class Engine(Protocol):
 
     name: str
 
-    def score(self, inputs: Inputs, budget: int) -> Iterator[BatchScores]:
-        """Scores in batches of about ``budget`` tokens."""
+    def score(
+        self, inputs: Inputs, budget: int, known: Collection[int] = ()
+    ) -> Iterator[BatchScores]:
+        """Scores in batches of about ``budget`` tokens; batches of known requests are left out."""
 
 
 class PrefixTreeScorer:
@@ -59,13 +62,35 @@ class PrefixTreeScorer:
         self._say = say
         self._engines: list[Engine] | None = None
         self._problems: list[str] = []
+        self._dropped = 0
         self._checked = 0
         self.tokens = 0
 
+    @property
+    def state(self) -> ScorerState:
+        """What another process needs to go on in the same way."""
+        return ScorerState(
+            engine=self.engine_name,
+            dropped=self._dropped,
+            budget=self._budget,
+        )
+
+    def restore(self, state: ScorerState) -> None:
+        """Go on as the scorer of an earlier process would; call it before the first request."""
+        self._dropped, self._budget = state.dropped, state.budget
+
     def score(
-        self, requests: Sequence[Request], done: Callable[[int], None]
+        self,
+        requests: Sequence[Request],
+        done: Callable[[int], None],
+        kept: KeptAnswers | None = None,
     ) -> dict[int, Score] | None:
         """Request index -> score; ``done`` hears how many requests each batch finished.
+
+        Args:
+            requests: what is to be scored.
+            done: called after each batch.
+            kept: takes in the scores as they come, and has those of an earlier process.
 
         Returns:
             None where no engine agrees with the model: the caller must score some other way.
@@ -74,7 +99,7 @@ class PrefixTreeScorer:
             return {}
         longest = max(len(request.input) for request in requests)
         if self._engines is None:
-            self._engines = self._build_engines(requests[0])
+            self._engines = self._build_engines(requests[0])[self._dropped :]
         if self._engines and longest > RECHECK_FROM * self._checked:
             self._check(pick_sample(requests))
             self._checked = longest
@@ -82,7 +107,11 @@ class PrefixTreeScorer:
             name, reason = type(self._model).__name__, ", ".join(self._problems)
             self._say(f"{name} does not fit prefix trees ({reason}): using lm-eval's own backend")
             return None
-        return self._run(self._engines[0], requests, done)
+        engine = self._engines[0]
+        if kept is not None and kept.restored and kept.scorer.engine != engine.name:
+            self._say(f"the task begins anew: {kept.scorer.engine} gave way to {engine.name}")
+            kept.reject()
+        return self._run(engine, requests, done, kept)
 
     def _build_engines(self, request: Request) -> list[Engine]:
         """Engines by promise, those that cannot work left out."""
@@ -130,6 +159,7 @@ class PrefixTreeScorer:
             finally:
                 self.tokens = tokens
             del self._engines[0]
+            self._dropped += 1
 
     def _reference(self, sample: Sequence[Request]) -> dict[int, Score]:
         try:
@@ -141,19 +171,27 @@ class PrefixTreeScorer:
         raise out_of_memory_error(f"a sequence of {longest} tokens")
 
     def _run(
-        self, engine: Engine, requests: Sequence[Request], done: Callable[[int], None]
+        self,
+        engine: Engine,
+        requests: Sequence[Request],
+        done: Callable[[int], None],
+        kept: KeptAnswers | None = None,
     ) -> dict[int, Score]:
         """Scores of all requests; out of memory halves the budget and goes on with the rest."""
         budget = self._first_budget(requests)
-        scores: dict[int, Score] = {}
-        rest = list(requests)
+        scores = loglikelihoods(kept.answers) if kept is not None else {}
+        settled = set(kept.settled) if kept is not None else set()
+        rest = [request for request in requests if request.index not in settled]
+        done(len(scores))
         while rest:
             inputs = Inputs(rest)
             failed = False
             try:
-                for batch in engine.score(inputs, budget):
+                for batch in engine.score(inputs, budget, scores.keys()):
                     scores.update(batch.scores)
                     self.tokens += batch.tokens
+                    if kept is not None:
+                        kept.add(batch.scores, self.state)
                     done(len(batch.scores))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -168,6 +206,8 @@ class PrefixTreeScorer:
                     raise out_of_memory_error(f"a sequence of {longest} tokens")
                 budget //= 2
                 self._budget = budget
+                if kept is not None:
+                    kept.settle()
                 self._say(f"out of memory: scoring goes on with {budget} tokens at a time")
         return scores
 

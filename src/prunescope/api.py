@@ -87,6 +87,8 @@ class Settings(TypedDict, total=False):
     """Folder or hub id of the tokenizer; the model's own by default."""
     seed: int
     """Seed of the few-shot examples."""
+    checkpoint_every: float
+    """Seconds between two writes of a task's answers, from which the same call goes on; 30."""
     trust_remote_code: bool
     """Run Python code that comes with the checkpoint."""
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from prunescope.cli.interrupts import exit_code, stoppable
 from prunescope.errors import PrunescopeError
 
 __all__ = ["app"]
@@ -21,16 +22,19 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 class _Commands(TyperGroup):
-    """Prints a user's mistake as one line and exits with code 2."""
+    """Prints a user's mistake as one line and exits with code 2; a signal ends it cleanly."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own class
         try:
-            return super().invoke(ctx)
+            with stoppable():
+                return super().invoke(ctx)
         except PrunescopeError as error:
             from prunescope.cli.console import print_error
 
             print_error(error)
             ctx.exit(2)
+        except KeyboardInterrupt as stop:
+            ctx.exit(exit_code(stop))
 
 
 app = typer.Typer(

@@ -42,6 +42,7 @@ def eval_command(
     cache_dir: options.CacheDir = None,
     tokenizer: options.Tokenizer = None,
     seed: options.Seed = 0,
+    checkpoint_every: options.CheckpointEvery = 30.0,
     trust_remote_code: options.TrustRemoteCode = False,
     role: Annotated[
         str | None,
@@ -158,6 +159,7 @@ def pair_command(
     cache_dir: options.CacheDir = None,
     tokenizer: options.Tokenizer = None,
     seed: options.Seed = 0,
+    checkpoint_every: options.CheckpointEvery = 30.0,
     trust_remote_code: options.TrustRemoteCode = False,
     method: Annotated[
         str | None,
@@ -250,6 +252,7 @@ def _build_config(model: str, settings: dict[str, Any]) -> EvalConfig:
         nsamples=settings["nsamples"],
         ppl_corpus=settings["ppl_corpus"],
         keep_topk=settings.get("keep_topk"),
+        checkpoint_every=settings["checkpoint_every"],
         data_dir=str(settings["data_dir"]) if settings["data_dir"] else None,
     )
 

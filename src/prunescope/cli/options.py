@@ -18,6 +18,7 @@ __all__ = [
     "AsJson",
     "BatchSize",
     "CacheDir",
+    "CheckpointEvery",
     "DataDir",
     "Device",
     "DeviceMap",
@@ -126,6 +127,15 @@ KlReference = Annotated[
         "top-k log-probabilities are used.",
         rich_help_panel=_WHAT,
         show_default=False,
+    ),
+]
+CheckpointEvery = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every",
+        help="Seconds between two writes of a task's answers, from which the same command goes on "
+        "after an interruption.",
+        rich_help_panel=_WHAT,
     ),
 ]
 KeepTopk = Annotated[

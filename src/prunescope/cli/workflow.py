@@ -20,9 +20,11 @@ from prunescope.errors import RunNotFoundError, TrackingError
 from prunescope.records import (
     EvalConfig,
     EvalRecord,
+    FailureInfo,
     Labels,
     new_record_id,
     read_record,
+    utc_now,
     write_record,
 )
 
@@ -55,10 +57,10 @@ def evaluate_and_track(
 
     Raises:
         PrunescopeError: a mistake that the user can mend; nothing is half-written.
+        KeyboardInterrupt: it was told to stop; the same call goes on where it was.
     """
     from prunescope.evaluate.prepare import prepare
-    from prunescope.evaluate.runner import run
-    from prunescope.tracking.spool import find_record, new_record_directory
+    from prunescope.tracking.spool import evaluation_lock
 
     original = _find_baseline(tracker, baseline)
     if original is not None:
@@ -66,17 +68,38 @@ def evaluate_and_track(
             update={"baseline_run_id": original.ref.run_id, "role": labels.role or "pruned"}
         )
     prepared = prepare(config, progress)
-    if not force and (outcome := _reuse(prepared, labels, tracker)) is not None:
-        return outcome
+    with evaluation_lock(tracker.root, prepared.record_key, progress.say):
+        if not force and (outcome := _reuse(prepared, labels, tracker)) is not None:
+            return outcome
+        directory = _evaluate(prepared, labels, tracker, progress, force=force)
+        return _judge_and_publish(directory, tracker, original)
+
+
+def _evaluate(
+    prepared: Prepared, labels: Labels, tracker: Tracker, progress: Progress, *, force: bool
+) -> Path:
+    """Evaluate into a record directory; one that was cut off is gone on with."""
+    from prunescope.evaluate.runner import run
+    from prunescope.tracking.spool import find_interrupted, new_record_directory
+
     record = prepared.new_record(labels)
-    interrupted = None if force else find_record(tracker.root, prepared.record_key, status="failed")
+    interrupted = None if force else find_interrupted(tracker.root, prepared.record_key)
+    if interrupted is not None and (known := read_record(interrupted)).status == "running":
+        # Whoever wrote it would hold the lock: the process was killed, or the machine went down.
+        killed = FailureInfo(type="Killed", message="the process ended without a word")
+        failed = {"status": "failed", "finished_at": utc_now(), "error": killed}
+        write_record(interrupted, known.model_copy(update=failed))
     directory = new_record_directory(tracker.root, record)
     try:
         run(prepared, record, directory, progress, interrupted=interrupted)
-    except BaseException:
+    except BaseException as error:
         publish(directory, tracker)
+        if isinstance(error, KeyboardInterrupt):
+            progress.say(
+                f"interrupted: what was found is safe in {directory}; the same command goes on"
+            )
         raise
-    return _judge_and_publish(directory, tracker, original)
+    return directory
 
 
 def _find_baseline(tracker: Tracker, baseline: str | None) -> StoredRun | None:

@@ -77,6 +77,8 @@ class EvalConfig(Frozen):
     """Rows and columns of the blocks whose structure is counted."""
     topk: int = 10
     """A block counts as "at most k" up to this many weights."""
+    checkpoint_every: float = 30.0
+    """Seconds between two writes of a task's answers while it runs; 0 writes after each batch."""
     kl_reference: str | None = None
     """The original to take the token-level KL divergence from: a model as for ``model``, or a
     record directory, whose kept top-k log-probabilities are used, else the model that it names."""
