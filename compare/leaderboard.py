@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from prunescope.compare.layout import Cell, Table, spreadsheet_safe
 from prunescope.compare.significance import Estimate, mean_of_estimates, unpaired_difference
@@ -33,6 +34,7 @@ __all__ = [
     "first_rows",
     "leaderboard",
     "leaderboard_csv",
+    "leaderboard_document",
     "leaderboard_run",
     "leaderboard_table",
 ]
@@ -303,6 +305,32 @@ def leaderboard_csv(board: Leaderboard) -> str:
             ]
         )
     return out.getvalue()
+
+
+def leaderboard_document(board: Leaderboard) -> list[dict[str, Any]]:
+    """The rows for a script: fractions as they are, None where there is no value."""
+    return [
+        {
+            "run_id": row.run.run_id,
+            "run_name": row.run.name,
+            "model": row.run.model,
+            "role": row.run.role,
+            "method": row.run.method,
+            "baseline_run_id": row.baseline.run_id if row.baseline else row.run.baseline_run_id,
+            "started_at": row.run.started_at.isoformat(),
+            "sparsity": row.run.sparsity,
+            "perplexity": dict(row.run.perplexity),
+            "seqlen": row.run.settings.get("seqlen"),
+            "accuracy": dict(row.run.accuracy),
+            "mean": row.run.mean,
+            "delta_mean": row.change.value if row.change else None,
+            "delta_stderr": (row.change.stderr or None) if row.change else None,
+            "ppl_ratio": row.ppl_ratio,
+            "significant": row.significant,
+            "reason": row.reason,
+        }
+        for row in board.rows
+    ]
 
 
 # --- table --------------------------------------------------------------------------------------

@@ -65,3 +65,14 @@ def test_the_readme_examples_name_commands_that_exist() -> None:
         path = ROOT / name
         used = re.findall(r"^(?:[A-Z_]+=\S+ )*prunescope (\w+)", path.read_text(), re.MULTILINE)
         assert set(used) <= known, name
+
+
+WITHOUT_FORMS = {(), ("data",), ("ui",)}
+"""Groups of commands, and one that runs until it is stopped."""
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=title)
+def test_every_command_answers_scripts(words: tuple[str, ...]) -> None:
+    text = section(words)
+    assert ("--json" in text) is (words not in WITHOUT_FORMS)
+    assert ("--quiet" in text) is (words not in WITHOUT_FORMS)

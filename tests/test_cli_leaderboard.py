@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
@@ -178,3 +179,25 @@ def test_percentages_are_fractions_and_texts_stay_texts() -> None:
     assert (text.number, text.value) == (None, "2:4 wanda")
     with pytest.raises(SettingError):
         parse_filters(["=x"])
+
+
+def test_json_has_the_same_figures_as_csv(workspace: Path) -> None:
+    found = json.loads(board(workspace, "--json").stdout)
+    wanted = rows(workspace)
+    assert [row["run_id"] for row in found] == [row["run_id"] for row in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        for name in ("mean", "sparsity", "delta_mean", "delta_stderr", "ppl_ratio"):
+            assert one[name] == (float(other[name]) if other[name] else None)
+        assert one["reason"] == (other["reason"] or None)
+
+
+def test_quiet_prints_run_ids_alone(workspace: Path) -> None:
+    done = board(workspace, "--quiet", "--limit", "2")
+    assert done.stdout.split() == [row["run_id"] for row in rows(workspace)[:2]]
+    assert done.stderr == ""
+
+
+def test_json_and_another_format_exclude_each_other(workspace: Path) -> None:
+    done = run_cli(["leaderboard", "--json", "--format", "csv"], workspace)
+    assert done.exit_code == 2
+    assert "exclude each other" in done.stderr

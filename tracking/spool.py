@@ -123,7 +123,7 @@ def evaluation_lock(root: Path, record_key: str, say: Callable[[str], None]) -> 
     """
     from filelock import FileLock, Timeout
 
-    folder = root / "records" / ".locks"
+    folder = root / ".locks"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{record_key[:32]}.lock")

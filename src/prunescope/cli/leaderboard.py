@@ -12,6 +12,7 @@ from prunescope.cli import options
 from prunescope.errors import RunNotFoundError, SettingError
 
 if TYPE_CHECKING:
+    from prunescope.cli.console import Output
     from prunescope.compare.leaderboard import Leaderboard, LeaderboardRun
     from prunescope.compare.run_filter import RunFilter
     from prunescope.tracking.store import Store, StoredRun
@@ -68,6 +69,8 @@ def leaderboard_command(
         typer.Option("--experiment", help="MLflow experiment.", show_default="all"),
     ] = None,
     tracking_uri: options.TrackingUri = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Rank finished runs: sparsity, perplexity, each task, and the change against the original.
 
@@ -82,8 +85,11 @@ def leaderboard_command(
         prunescope leaderboard --sort ppl --curves curves.pdf --limit 20
     """
     _check(sort, form, limit)
+    if as_json and form != "table":
+        raise SettingError(f"--json and --format {form} exclude each other", hint="Drop one")
     picture = _picture_kind(curves)
 
+    from prunescope.cli.console import Output
     from prunescope.compare.leaderboard import leaderboard
     from prunescope.compare.run_filter import parse_filters
     from prunescope.tracking.store import open_store
@@ -93,9 +99,10 @@ def leaderboard_command(
     against = _resolve(store, baseline) if baseline is not None else None
     runs = _matching(store, wanted, experiment)
     board = leaderboard(runs, _baselines(store, runs), baseline=against, sort=sort)
-    _show(board, form, output, limit)
+    answer = Output(as_json, quiet)
+    _show(board, form, output, limit, answer)
     if curves is not None:
-        _draw(runs, curves, picture, "ppl" if sort == "ppl" else "mean")
+        _draw(runs, curves, picture, "ppl" if sort == "ppl" else "mean", answer)
 
 
 def _check(sort: str, form: str, limit: int | None) -> None:
@@ -172,18 +179,28 @@ def _baselines(store: Store, runs: Sequence[LeaderboardRun]) -> dict[str, Leader
 # --- output -------------------------------------------------------------------------------------
 
 
-def _show(board: Leaderboard, form: str, output: Path | None, limit: int | None) -> None:
-    from prunescope.cli.console import stderr, stdout
-    from prunescope.compare.leaderboard import first_rows
+def _show(
+    board: Leaderboard, form: str, output: Path | None, limit: int | None, answer: Output
+) -> None:
+    from prunescope.cli.console import stdout
+    from prunescope.compare.leaderboard import first_rows, leaderboard_document
 
     if not board.rows:
-        stderr().print("no finished run matches; list all with: prunescope runs")
+        answer.note("no finished run matches; list all with: prunescope runs")
     shown = first_rows(board, limit)
     if output is not None:
         from prunescope.records import write_file
 
         write_file(output, _text(shown, form))
-        stderr().print(f"wrote {output}", soft_wrap=True)
+        answer.note(f"wrote {output}")
+    if answer.as_json or answer.quiet:
+        answer.show(
+            list,
+            document=lambda: leaderboard_document(shown),
+            essential=lambda: [row.run.run_id for row in shown.rows],
+        )
+    elif output is not None:
+        return
     elif form != "table":
         typer.echo(_text(shown, form), nl=False)
     elif shown.rows:
@@ -213,15 +230,18 @@ def _text(board: Leaderboard, form: str) -> str:
 
 
 def _draw(
-    runs: Sequence[LeaderboardRun], path: Path, kind: str, quality: Literal["mean", "ppl"]
+    runs: Sequence[LeaderboardRun],
+    path: Path,
+    kind: str,
+    quality: Literal["mean", "ppl"],
+    answer: Output,
 ) -> None:
-    from prunescope.cli.console import stderr
     from prunescope.compare.curves import curve_points, draw_curves
     from prunescope.records import write_file
 
     points = curve_points(runs, quality)
     if not points:
-        stderr().print("no curve drawn: no run has both a sparsity and a figure to draw")
+        answer.warn("no curve drawn: no run has both a sparsity and a figure to draw")
         return
     write_file(path, draw_curves(points, quality, kind))
-    stderr().print(f"wrote {path}", soft_wrap=True)
+    answer.note(f"wrote {path}")

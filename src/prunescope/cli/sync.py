@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +21,9 @@ from prunescope.errors import (
 )
 
 if TYPE_CHECKING:
+    from prunescope.cli.console import Output
     from prunescope.cli.sending import LocalRecord, Sender
+    from prunescope.records import RunRef
 
 __all__ = ["sync_command"]
 
@@ -50,6 +52,8 @@ def sync_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")
     ] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Send the records under mlruns/records that the tracking server does not have yet.
 
@@ -68,7 +72,13 @@ def sync_command(
     """
     if not interval > 0:
         raise SettingError(f"--interval takes seconds above 0, found {interval:g}")
-    job = _Sync(experiment, tracking_uri, to, dry_run)
+    if watch and as_json:
+        raise SettingError(
+            "--watch tells of each record as it is sent, --json at the end", hint="Use --quiet"
+        )
+    from prunescope.cli.console import Output
+
+    job = _Sync(experiment, tracking_uri, to, dry_run, Output(as_json, quiet))
     if watch:
         _watch(job, interval)
         return
@@ -80,12 +90,19 @@ class _Sync:
     """Sends what waits, and tells of each record once."""
 
     def __init__(
-        self, experiment: str | None, tracking_uri: str | None, to: str | None, dry_run: bool
+        self,
+        experiment: str | None,
+        tracking_uri: str | None,
+        to: str | None,
+        dry_run: bool,
+        output: Output,
     ) -> None:
         self._experiment = experiment
         self._uri = tracking_uri
         self._to = to
         self._dry_run = dry_run
+        self._output = output
+        self._runs: list[dict[str, Any]] = []
         self._told: set[str] = set()
         self._there: set[str] = set()
         self.sent = 0
@@ -114,15 +131,17 @@ class _Sync:
         Raises:
             TrackingError: some records were not sent.
         """
-        from prunescope.cli.console import stdout
-
+        if self._output.as_json:
+            there, failed = len(self._there), self.failed
+            document = {"sent": self._runs, "there_before": there, "not_sent": failed}
+            self._output.show(list, document=lambda: document, essential=list)
         if self.failed:
             word = "record was" if self.failed == 1 else "records were"
             raise TrackingError(f"{self.failed} {word} not sent", hint="See the lines above")
         if not self.sent and not self._there:
-            stdout().print("nothing to send: the server has every record")
+            self._output.line("nothing to send: the server has every record")
         elif self._there:
-            stdout().print(f"{len(self._there)} of this machine's records were there before")
+            self._output.line(f"{len(self._there)} of this machine's records were there before")
 
     def _open(self) -> Sender:
         from prunescope.cli.sending import Sender
@@ -155,12 +174,10 @@ class _Sync:
         return found
 
     def _send(self, sender: Sender, one: LocalRecord) -> None:
-        from prunescope.cli.console import stdout
-
         self.sent += 1
         if self._dry_run:
             if str(one.directory) not in self._told:
-                stdout().print(f"would send {one.directory}", soft_wrap=True, markup=False)
+                self._report(one, None, f"would send {one.directory}", str(one.directory))
             self._told.add(str(one.directory))
             return
         try:
@@ -169,7 +186,15 @@ class _Sync:
             self.sent -= 1
             raise
         where = run.url or run.run_id
-        stdout().print(f"sent {one.directory.name}  {where}", soft_wrap=True, markup=False)
+        self._report(one, run, f"sent {one.directory.name}  {where}", run.run_id)
+
+    def _report(self, one: LocalRecord, run: RunRef | None, line: str, essential: str) -> None:
+        """One record, in the form that was asked for; all of them at the end where that is JSON."""
+        found = {"record_id": one.record.record_id, "directory": str(one.directory)}
+        self._runs.append({**found, "run_id": run and run.run_id, "url": run.url if run else None})
+        if self._output.quiet and not self._output.as_json:
+            self._output.show(list, document=dict, essential=lambda: essential)
+        self._output.line(line)
 
     def _tell(self, name: str, problem: PrunescopeError) -> None:
         self.failed += 1
