@@ -38,6 +38,8 @@ _LATEX = {
 }
 
 
+_LATEX_CHARACTERS = 75
+"""About so many fit the text width at 10 pt."""
 _BEYOND_LATIN = re.compile(
     "[^\x00-\u017f\u2013\u2014\u2018\u2019\u201c\u201d\u2022]"
     "|[\u00ab\u00bb\u00d0\u00de\u00f0\u00fe\u0104\u0105\u0110\u0111\u0118\u0119\u0126\u0127\u012e"
@@ -95,6 +97,7 @@ def latex_table(table: Table, caption: str, label: str) -> str:
         r"\centering",
         rf"\caption{{{caption}}}",
         rf"\label{{tab:prunescope-{label}}}",
+        *_latex_size(table),
         rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
         r"\toprule",
         _latex_row(table.header),
@@ -107,6 +110,17 @@ def latex_table(table: Table, caption: str, label: str) -> str:
     lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
     text = "\n".join(lines)
     return text if _BEYOND_LATIN.search(text) is None else f"{_UNICODE_HINT}\n{text}"
+
+
+def _latex_size(table: Table) -> list[str]:
+    """A smaller type for what is wider than a column of text of the class ``article``."""
+    columns = zip(
+        table.header, *(tuple(cell.text for cell in row) for row in table.rows), strict=True
+    )
+    characters = sum(max(map(len, column)) for column in columns)
+    if characters + 2 * len(table.header) <= _LATEX_CHARACTERS:
+        return []
+    return [r"\scriptsize", r"\setlength{\tabcolsep}{1pt}"]
 
 
 def _latex_row(texts: tuple[str, ...]) -> str:
