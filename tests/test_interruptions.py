@@ -179,11 +179,18 @@ def command(model: Path, *more: str) -> list[str]:
     ]
 
 
+def heed_signals() -> None:
+    """Whatever runs the tests may ignore signals, and its children would as well."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(model: Path, folder: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
         command(model),
+        preexec_fn=heed_signals,
         cwd=folder,
         env=environment,
         text=True,
