@@ -367,6 +367,18 @@ def damaged_sample(draw: st.DrawFn) -> str:
     return json.dumps(row)
 
 
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**30])
+def test_a_document_number_beyond_64_bits_is_damage(tmp_path: Path, number: int) -> None:
+    path = tmp_path / HARNESS.name
+    path.write_bytes(HARNESS.read_bytes())
+    name = f"samples_toy_{HARNESS.stem.partition('_')[2]}.jsonl"
+    row = json.loads((HARNESS.parent / name).read_text().splitlines()[0])
+    (tmp_path / name).write_text(json.dumps({**row, "doc_id": number}))
+    with pytest.raises(PrunescopeError, match="64 bits"):
+        for run in read_results(path).runs:
+            write(run, tmp_path / "out")
+
+
 @FUZZ
 @given(sample=damaged_sample())
 def test_only_our_errors_come_out_of_damaged_samples(tmp_path: Path, sample: str) -> None:

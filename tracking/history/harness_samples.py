@@ -59,12 +59,21 @@ def read_documents(path: Path, config: Mapping[str, Any]) -> TaskDocuments:
     for number_of, document in documents.items():
         try:
             row, known = _row(number_of, document, config)
+            _check_range(row)
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise _damaged(path, number_of + 1, error) from error
         rows.append(row)
         unknown = unknown or not known
     hashes = [row["doc_sha256"] for row in rows]
     return TaskDocuments(rows, None if unknown or not rows else canonical_hash(hashes))
+
+
+def _check_range(row: Mapping[str, Any]) -> None:
+    """Numbers must fit the columns that they are kept in."""
+    for name in ("doc_id", "gold"):
+        value = row[name]
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise OverflowError(f"{name} {value} does not fit 64 bits")
 
 
 def write_documents(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
