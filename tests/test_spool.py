@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from support.records import failed_record, original_record, pruned_record
 
+from prunescope.cli.sending import LocalRecord, ended_records
 from prunescope.errors import OutputError
 from prunescope.records import EvalRecord, RunRef, read_record, write_file, write_record
+from prunescope.tracking.links import redact_uri
 from prunescope.tracking.spool import (
+    find_interrupted,
     find_record,
     forget_uploads,
     is_record_directory,
     list_records,
     mark_uploaded,
     new_record_directory,
-    pending,
     uploaded_to,
 )
 
@@ -26,6 +28,12 @@ SERVER = "http://mlflow.lab:5000"
 
 def ref(uri: str = SERVER, run_id: str = "1" * 32) -> RunRef:
     return RunRef(run_id=run_id, experiment_id="1", run_name="n", tracking_uri=uri)
+
+
+def pending(root: Path, uri: str) -> list[Path]:
+    """What waits for a server; a store gives its address without credentials."""
+    found = ended_records(root, unless_on=redact_uri(uri))
+    return [one.directory for one in found if isinstance(one, LocalRecord)]
 
 
 def spooled(root: Path, record: EvalRecord) -> Path:
@@ -85,7 +93,7 @@ def test_only_a_finished_record_answers_to_its_key(tmp_path: Path) -> None:
     directory = spooled(tmp_path, record)
     assert record.record_key is not None
     assert find_record(tmp_path, record.record_key) is None
-    assert find_record(tmp_path, record.record_key, status="running") == directory
+    assert find_interrupted(tmp_path, record.record_key) == directory
 
 
 def test_a_key_that_stands_elsewhere_in_a_record_is_not_its_key(tmp_path: Path) -> None:

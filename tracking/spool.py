@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from prunescope.errors import OutputError, RecordError
 from prunescope.records import EvalRecord, RunRef, read_record, write_file
-from prunescope.tracking.links import redact_uri
 
 __all__ = [
     "evaluation_lock",
@@ -23,7 +22,6 @@ __all__ = [
     "list_records",
     "mark_uploaded",
     "new_record_directory",
-    "pending",
     "uploaded_to",
 ]
 
@@ -86,14 +84,18 @@ def _readable(root: Path, containing: str = "") -> Iterator[tuple[Path, EvalReco
                 yield directory, read_record(directory)
 
 
-def find_record(root: Path, record_key: str, *, status: str = "finished") -> Path | None:
-    """The record directory with this key and status that ended last, None where there is none."""
+def _latest(root: Path, record_key: str, *, finished: bool) -> Path | None:
     found = [
         (record.finished_at or record.started_at, directory)
         for directory, record in _readable(root, containing=record_key)
-        if record.record_key == record_key and record.status == status
+        if record.record_key == record_key and (record.status == "finished") is finished
     ]
     return max(found)[1] if found else None
+
+
+def find_record(root: Path, record_key: str) -> Path | None:
+    """The finished record directory with this key that ended last, None where there is none."""
+    return _latest(root, record_key, finished=True)
 
 
 def find_interrupted(root: Path, record_key: str) -> Path | None:
@@ -102,12 +104,7 @@ def find_interrupted(root: Path, record_key: str) -> Path | None:
     Call it under :func:`evaluation_lock`: then a record that still says ``running`` was left by a
     process that is gone.
     """
-    found = [
-        (record.started_at, directory)
-        for directory, record in _readable(root, containing=record_key)
-        if record.record_key == record_key and record.status != "finished"
-    ]
-    return max(found)[1] if found else None
+    return _latest(root, record_key, finished=False)
 
 
 @contextlib.contextmanager
@@ -174,14 +171,3 @@ def forget_uploads(directory: Path) -> None:
         (directory / _UPLOADS).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {directory}: {error.strerror or error}") from error
-
-
-def pending(root: Path, tracking_uri: str) -> list[Path]:
-    """The ended evaluations under ``root`` that the server at ``tracking_uri`` does not have."""
-    shown = redact_uri(tracking_uri)
-    return [
-        directory
-        for directory, record in _readable(root)
-        if record.status != "running"
-        and all(redact_uri(ref.tracking_uri) != shown for ref in uploaded_to(directory))
-    ]

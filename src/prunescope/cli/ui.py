@@ -6,6 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -41,10 +44,13 @@ def ui_command(
         return
     _check_free(port)
     address = f"http://127.0.0.1:{port}"
-    for name, link in store.experiment_links(address):
-        stdout().print(f"{name}  {link}", soft_wrap=True)
     stderr().print(f"starting MLflow at {address} (stop it with Ctrl+C)", soft_wrap=True)
-    raise typer.Exit(_serve(store.uri, str(store.artifact_location), port))
+
+    def show_links() -> None:
+        for name, link in store.experiment_links(address):
+            stdout().print(f"{name}  {link}", soft_wrap=True)
+
+    raise typer.Exit(_serve(store.uri, str(store.artifact_location), port, show_links))
 
 
 def _check_free(port: int) -> None:
@@ -58,7 +64,8 @@ def _check_free(port: int) -> None:
             ) from error
 
 
-def _serve(uri: str, artifacts: str, port: int) -> int:
+def _serve(uri: str, artifacts: str, port: int, ready: Callable[[], None]) -> int:
+    """Run the server until it ends; ``ready`` is called once its pages answer."""
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--default-artifact-root", artifacts, "--host", "127.0.0.1", "--port", str(port)]
     # Job execution costs 1.5 GB of worker processes that nothing here uses.
@@ -67,10 +74,22 @@ def _serve(uri: str, artifacts: str, port: int) -> int:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         **os.environ,
     }
-    server = subprocess.Popen(command, env=environment)
+    server = subprocess.Popen(command, env=environment, stdout=2)  # stdout is for the links
     try:
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        if server.poll() is None:
+            ready()
         return server.wait()
     except KeyboardInterrupt:
         server.terminate()
         server.wait()
         return 0
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

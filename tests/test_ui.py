@@ -1,0 +1,52 @@
+"""``prunescope ui`` serves the embedded store, and says so once it does."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+from support.records import write_example
+from support.server import free_port, fresh_store
+
+
+@pytest.mark.slow
+def test_the_links_are_printed_when_the_pages_answer_and_sigterm_stops_the_server(
+    empty_database: Path, tmp_path: Path
+) -> None:
+    write_example(tmp_path / "record", "original")
+    run = fresh_store(empty_database, tmp_path / "mlruns").upload(
+        tmp_path / "record", experiment="prunescope"
+    )
+    port = free_port()
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    ui = subprocess.Popen(
+        [sys.executable, "-m", "prunescope", "ui", "--port", str(port)],
+        cwd=tmp_path,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert ui.stdout is not None
+        line = ui.stdout.readline()
+        link = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert link, line
+        assert "workflowType=machine_learning" in line
+        page = requests.get(link.group(), timeout=20)
+        assert page.ok
+        asked = requests.get(
+            f"{link.group()}/api/2.0/mlflow/runs/get", params={"run_id": run.run_id}, timeout=20
+        )
+        assert asked.json()["run"]["info"]["run_id"] == run.run_id
+    finally:
+        ui.send_signal(signal.SIGTERM)
+        ui.wait(timeout=30)
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
