@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable
 from typing import Annotated
 
@@ -88,6 +87,8 @@ def _serve(uri: str, artifacts: str, port: int, ready: Callable[[], None]) -> in
 
 
 def _answers(port: int) -> bool:
+    import urllib.request
+
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
             return bool(answer.status == 200)
