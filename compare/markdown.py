@@ -14,6 +14,7 @@ from prunescope.records import EvalRecord, RunRef
 __all__ = [
     "escape_markdown",
     "headline",
+    "is_comparison_report",
     "markdown_report",
     "markdown_table",
     "run_note",
@@ -23,6 +24,7 @@ __all__ = [
 NOTE_LIMIT = 7500
 """Characters of a run's note; MLflow tags are cut at 8,000."""
 
+_TITLE = "# Model comparison: "
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -58,7 +60,7 @@ def markdown_report(comparison: Comparison) -> str:
     names = (comparison.original.model.name, comparison.pruned.model.name)
     original, pruned = (escape_markdown(name) for name in names)
     parts = [
-        f"# Model comparison: {pruned} against {original}",
+        f"{_TITLE}{pruned} against {original}",
         f"{comparison.created_at.strftime('%Y-%m-%d %H:%M:%S %Z').strip()}. "
         f"{escape_markdown(headline(comparison))}.",
         _section(tables.models),
@@ -75,6 +77,11 @@ def markdown_report(comparison: Comparison) -> str:
         parts.append("## Notes\n\n" + "\n".join(remarks))
     parts.append(_READING)
     return "\n\n".join(parts) + "\n"
+
+
+def is_comparison_report(text: str) -> bool:
+    """Whether a report is :func:`markdown_report`'s, and not a single run's."""
+    return text.startswith(_TITLE)
 
 
 def run_report_markdown(record: EvalRecord, run: RunRef | None = None) -> str:

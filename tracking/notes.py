@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prunescope.tracking.links import experiment_path, redact
 
-__all__ = ["MAX_NOTE", "compose_note", "cut_note", "experiment_note", "is_ours", "plain_line"]
+__all__ = [
+    "MAX_NOTE",
+    "compose_note",
+    "cut_note",
+    "experiment_note",
+    "is_ours",
+    "merge_note",
+    "plain_line",
+]
 
 MAX_NOTE = 8000
 """Longest note, characters: it is stored as a tag."""
 
+_RULE = "---"
+_LEAST = 1000
+"""Where somebody's own note leaves fewer characters than this, it stands alone."""
 _MARK = "Evaluations by prunescope"
 
 
@@ -40,11 +51,42 @@ def compose_note(text: str, links: Mapping[str, str], *, first_line: str) -> str
 
 def cut_note(note: str) -> str:
     """A note that MLflow stores: without credentials, cut at the end of a line if too long."""
-    note = redact(note)
-    if len(note) <= MAX_NOTE:
+    return _cut_to(redact(note), MAX_NOTE)
+
+
+def _cut_to(note: str, longest: int) -> str:
+    if len(note) <= longest:
         return note
-    whole_lines = note[: MAX_NOTE - 2].rpartition("\n")[0] or note[: MAX_NOTE - 2]
+    whole_lines = note[: longest - 2].rpartition("\n")[0] or note[: longest - 2]
     return f"{whole_lines}\n…"
+
+
+def merge_note(current: str, wanted: str, *, first_line: str, links: Sequence[str]) -> str:
+    """The note that a run gets when it is written anew: what people added to the old one stays.
+
+    The old note is ours where it is the short one that every run gets, or holds links that only
+    we write; below a line ``---`` it is somebody's own, as is any other note. What somebody added
+    below a note that is still right changes nothing.
+
+    Args:
+        current: the note as it is; empty where there is none.
+        wanted: what we have to say, already cut.
+        first_line: how the short note begins.
+        links: how the lines of links begin, in the short note and in a comparison's.
+    """
+    if current.startswith(wanted):
+        return current
+    head, _, own = current.partition(f"\n{_RULE}\n")
+    lines = [line for line in head.split("\n") if line.strip()]
+    linked = any(line.startswith(tuple(links)) for line in lines)
+    short = lines[:1] == [plain_line(first_line)] and len(lines) == 1
+    if not (linked or short or not lines):
+        own = current
+    if not own.strip():
+        return wanted
+    tail = f"\n\n{_RULE}\n{own}"
+    room = MAX_NOTE - len(tail)
+    return current if room < _LEAST else _cut_to(wanted, room) + tail
 
 
 def experiment_note(experiment_id: str, view: str) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Outcome,
         Pair,
         PrunescopeError,
+        Refreshed,
         RunRef,
         StoredRun,
         check_gate,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         evaluate_pair,
         find_runs,
         read_run,
+        refresh_runs,
         write_comparison,
     )
 
@@ -37,6 +39,7 @@ __all__ = [
     "Outcome",
     "Pair",
     "PrunescopeError",
+    "Refreshed",
     "RunRef",
     "StoredRun",
     "__version__",
@@ -46,6 +49,7 @@ __all__ = [
     "evaluate_pair",
     "find_runs",
     "read_run",
+    "refresh_runs",
     "write_comparison",
 ]
 

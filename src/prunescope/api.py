@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from prunescope.cli.publishing import Outcome
+from prunescope.cli.refreshing import Refreshed, refresh_runs
 from prunescope.compare.delta import Comparison, compare_records
 from prunescope.compare.gate import GateResult
 from prunescope.compare.report import write_comparison
@@ -38,6 +39,7 @@ __all__ = [
     "Outcome",
     "Pair",
     "PrunescopeError",
+    "Refreshed",
     "RunRef",
     "Settings",
     "StoredRun",
@@ -47,6 +49,7 @@ __all__ = [
     "evaluate_pair",
     "find_runs",
     "read_run",
+    "refresh_runs",
     "write_comparison",
 ]
 

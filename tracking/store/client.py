@@ -74,6 +74,11 @@ class Store:
         return self._location.database is not None
 
     @property
+    def connection(self) -> tuple[MlflowClient, str]:
+        """MLflow's client of this store, and its address: for the modules beside this one."""
+        return self._client, self._location.uri
+
+    @property
     def _is_server(self) -> bool:
         return links.is_http(self._location.uri)
 
@@ -165,10 +170,8 @@ class Store:
         baseline = record.labels.baseline_run_id
         found = {}
         if baseline is not None:
-            pair = [experiment_id]
             with contextlib.suppress(RunNotFoundError):
-                pair.insert(0, self.get(baseline).ref.experiment_id)
-            if len(pair) > 1:
+                pair = [self.get(baseline).ref.experiment_id, experiment_id]
                 found["baseline"] = links.run_path(pair[0], baseline)
                 found["side by side"] = links.compare_path([baseline, run_id], pair)
         return compose_note(note or "", found, first_line=headline(record))

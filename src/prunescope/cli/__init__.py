@@ -84,6 +84,7 @@ def _register() -> None:
     from prunescope.cli.imports import export_command, import_command
     from prunescope.cli.leaderboard import leaderboard_command
     from prunescope.cli.listing import runs_command
+    from prunescope.cli.refresh import refresh_command
     from prunescope.cli.sparsity import sparsity_command
     from prunescope.cli.sync import sync_command
     from prunescope.cli.ui import ui_command
@@ -95,6 +96,7 @@ def _register() -> None:
     app.command("leaderboard")(leaderboard_command)
     app.command("sparsity")(sparsity_command)
     app.command("sync")(sync_command)
+    app.command("refresh")(refresh_command)
     app.command("import")(import_command)
     app.command("export")(export_command)
     app.command("demo")(demo_command)

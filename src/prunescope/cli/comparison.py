@@ -94,7 +94,9 @@ def compare_command(
     log: Annotated[
         bool,
         typer.Option(
-            "--log", help="Store the comparison as a run of its own that points at both runs."
+            "--log",
+            help="Store the comparison as a run of its own that points at both runs; PRUNED's own "
+            "note and differences are brought up to date, unless it has another baseline.",
         ),
     ] = False,
     require_mask_kept: Annotated[
@@ -182,6 +184,7 @@ def _log(
     files: Sequence[Path],
     output: Output,
 ) -> RunRef:
+    from prunescope.cli.refreshing import refresh_compared
     from prunescope.compare.delta import comparison_metrics
     from prunescope.compare.report import headline
 
@@ -190,6 +193,9 @@ def _log(
     )
     where = run.url or f"{run.run_id} in {run.tracking_uri}"
     output.note(f"run  {run.run_name}  {where}")
+    pruned = refresh_compared(store, options.DEFAULT_ROOT, *runs)
+    if pruned is not None and pruned.changed:
+        output.note(f"updated {runs[1].run_name}: {', '.join(pruned.changed)}")
     return run
 
 

@@ -100,12 +100,14 @@ class RunFinder:
         return _finished(self.store.read_record(resolve_run(self.store, selector)), selector)
 
     def find_baseline(self, pruned: Found, selector: str) -> Found:
-        """The original that a run points at.
+        """The original that a run points at, in its record or since in its tags.
 
         Raises:
             PrunescopeError: it points at none.
         """
         baseline = pruned.record.labels.baseline_run_id
+        if baseline is None and pruned.run is not None:
+            baseline = self.store.get(pruned.run.run_id).baseline_run_id
         if baseline is None:
             raise RunNotFoundError(
                 f"{selector} has no baseline",

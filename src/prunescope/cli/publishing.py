@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.errors import OutputError, PrunescopeError, RunNotFoundError, TrackingError
+from prunescope.errors import OutputError, PrunescopeError, TrackingError
 from prunescope.records import EvalRecord, RunRef, read_record, read_tensors, write_file
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def publish(directory: Path, tracker: Tracker, baseline: Baseline | None = None)
         _write_reports(directory, record, None)
         return Outcome(record, None, directory, problem=tracker.problem)
     try:
-        if baseline is None and (original := _original(store, record)) is not None:
+        if baseline is None and (original := _original(store, tracker, directory)) is not None:
             with fetch_baseline(tracker, original) as fetched:
                 return _publish(directory, store, tracker, fetched)
         return _publish(directory, store, tracker, baseline)
@@ -161,17 +161,17 @@ def publish(directory: Path, tracker: Tracker, baseline: Baseline | None = None)
         return Outcome(record, None, directory, problem=problem)
 
 
-def _original(store: Store, record: EvalRecord) -> StoredRun | None:
-    """The run that a record names as its baseline; None where this server does not have it."""
-    named = record.labels.baseline_run_id
-    with contextlib.suppress(RunNotFoundError):
-        return store.get(named) if named is not None else None
-    return None
+def _original(store: Store, tracker: Tracker, directory: Path) -> StoredRun | None:
+    """The run that a record is compared with; None where this server does not have it."""
+    from prunescope.tracking.baselines import Baselines
+
+    return Baselines(store, tracker.root).of_record(directory)
 
 
 def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline | None) -> Outcome:
     from prunescope.compare.delta import delta_metrics
     from prunescope.compare.report import run_note
+    from prunescope.tracking.notes import cut_note
     from prunescope.tracking.spool import mark_uploaded
 
     record = read_record(directory)
@@ -194,7 +194,11 @@ def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline
             baseline_url=store.run_link(baseline.run),
             compare_url=store.compare_link(baseline.run, run),
         )
-        store.set_note(run.run_id, note)
+        tags = {
+            "mlflow.note.content": cut_note(note),
+            "prunescope.baseline_run_id": baseline.run.run_id,
+        }
+        store.update_tags(run.run_id, tags)
     mark_uploaded(directory, run)
     return Outcome(record, run, directory, comparison=comparison)
 
