@@ -283,8 +283,11 @@ def part_board(folder: Path, count: int) -> None:
     server = folder / "server"
     server.mkdir()
     shutil.copy(root / "mlflow.db", server / "server.db")
-    with running_server(server) as address:
-        show("leaderboard, mlflow server", in_process("board", address, folder))
+    # Four workers are what `mlflow server` starts of itself.
+    for workers in ("4", "1"):
+        with running_server(server, "--workers", workers) as address:
+            title = f"leaderboard, mlflow server with {workers} worker(s)"
+            show(title, in_process("board", address, folder))
 
 
 def main() -> None:

@@ -252,8 +252,8 @@ class Store:
             ids = self._experiment_ids()
             if experiment is not None:
                 ids = [one for one in ids if self._names.get(one) == experiment]
-            if wanted and ids and limit is None and id_prefix is None and self._is_server:
-                found = search_all_runs(self._client, wanted, ids)
+            if wanted and ids and limit is None and self._is_server:
+                found = search_all_runs(self._location.uri, wanted, ids)
             else:
                 found = search_runs(self._client, wanted, ids, limit)
             return [self._stored(run) for run in found]
