@@ -58,7 +58,7 @@ def test_naming_the_run_costs_no_request(mlflow_server: str, tmp_path: Path) -> 
             before = len(seen)
             write_record(folder, record.model_copy(update={"record_id": f"{number + 8:032x}"}))
             store.upload(
-                folder, experiment="warm-up exp", prepare=(lambda run: None) if prepared else None
+                folder, experiment="warm-up exp", prepare=(lambda run: {}) if prepared else None
             )
             counts.append(len(seen) - before)
     assert counts[0] == counts[1]

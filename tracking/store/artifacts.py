@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from prunescope.errors import RecordError, TrackingError
 from prunescope.records import EvalRecord, samples_path
 from prunescope.tracking.samples import TABLE_PATH, samples_table
+from prunescope.tracking.store.patience import patient
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -153,7 +154,7 @@ def artifacts_of(run: Run, tracking_uri: str) -> ArtifactRepository:
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    return get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri)
+    return patient(get_artifact_repository(run.info.artifact_uri, tracking_uri=tracking_uri))
 
 
 # --- sending ------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from prunescope.tracking.store.patience import patiently
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
@@ -59,7 +61,7 @@ class _End:
 
     def read(self, count: int) -> None:
         """Read ``count`` more."""
-        page = _post(self._uri, {**self._query, "max_results": count})
+        page = patiently(_post)(self._uri, {**self._query, "max_results": count})
         self.runs += [_run(one) for one in page.get("runs", [])]
         self._query["page_token"] = page.get("next_page_token")
         self.is_done = not self._query["page_token"]
@@ -75,7 +77,7 @@ def _have_met(newest: _End, oldest: _End) -> bool:
 
 
 def _post(uri: str, query: dict[str, Any]) -> dict[str, Any]:
-    """One request with MLflow's credentials, time limit and retries."""
+    """One request with MLflow's credentials and time limit."""
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request, verify_rest_response

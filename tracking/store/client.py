@@ -97,7 +97,7 @@ class Store:
         experiment: str,
         note: str | None = None,
         extra_metrics: Mapping[str, float] | None = None,
-        prepare: Callable[[RunRef], None] | None = None,
+        prepare: Callable[[RunRef], Mapping[str, str]] | None = None,
     ) -> RunRef:
         """Send a record directory as one run.
 
@@ -110,7 +110,8 @@ class Store:
             note: the run's note in Markdown; a line of its figures by default. Links to the
                 baseline follow its first line.
             extra_metrics: for example ``delta/mean_points``.
-            prepare: hears of the run before its files are sent, and may still write some.
+            prepare: hears of the run before anything is sent, may still write files into
+                ``directory``, and returns more tags for the run.
 
         Raises:
             RecordError: the record is damaged or its evaluation still runs.
@@ -141,7 +142,7 @@ class Store:
         existing: list[Run],
         note: str | None,
         extra_metrics: Mapping[str, float] | None,
-        prepare: Callable[[RunRef], None] | None,
+        prepare: Callable[[RunRef], Mapping[str, str]] | None,
     ) -> RunRef:
         fields = encode(record, extra_metrics)
         run = sending.start_run(self._client, fields, target.experiment_id, existing)
@@ -151,9 +152,9 @@ class Store:
         tags = {_NOTE: self._note(record, run_id, experiment_id, note)}
         if known is not None:
             tags = {**fields.tags, **(tags if note or _NOTE not in known.data.tags else {})}
-        sending.log_fields(self._client, run_id, fields, tags)
         if prepare is not None:
-            prepare(self._ref(run_id, experiment_id, fields.name))
+            tags |= prepare(self._ref(run_id, experiment_id, fields.name))
+        sending.log_fields(self._client, run_id, fields, tags)
         there = files_of.artifacts_of(run, self._location.uri)
         verified = known.data.tags.get(MANIFEST_TAG) if known is not None else None
         with files_of.artifact_files(directory, record) as files:

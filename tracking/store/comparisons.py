@@ -6,6 +6,7 @@ search for evaluations finds it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import tempfile
@@ -83,7 +84,8 @@ def send_comparison(
             kept = [_renamed(path, Path(scratch)) for path in files]
             send_artifacts(artifacts_of(run, uri), kept)
     except BaseException:
-        client.set_terminated(run_id, "FAILED")
+        with contextlib.suppress(Exception):  # what went wrong first is what is told
+            client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id, "FINISHED")
     return run_id, name

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from prunescope.errors import OutputError, TrackingError
 from prunescope.tracking.links import is_http, redact, redact_uri
+from prunescope.tracking.store.patience import patient, timed_out
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -22,7 +23,7 @@ __all__ = ["Location", "connect", "locate", "tracking_errors"]
 
 _ENVIRONMENT = {
     # The client's own settings wait 4 minutes for a refused connection, 20 for a silent one.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # patience.py has its own
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -106,7 +107,7 @@ def connect(location: Location) -> MlflowClient:
             _create_sqlite(location, location.database)
         else:
             _probe_database(location)
-        client = MlflowClient(tracking_uri=location.uri)
+        client = patient(MlflowClient(tracking_uri=location.uri))
         client.search_experiments(max_results=1)
     return client
 
@@ -282,6 +283,12 @@ def _told(error: Any, shown: str) -> TrackingError:
         return TrackingError(
             f"the database {shown} was made by another version of MLflow",
             hint=f"Back it up, then run: mlflow db upgrade {shown}",
+        )
+    if timed_out(error):
+        limit = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
+        return TrackingError(
+            f"the tracking store {shown} did not answer in {limit} s",
+            hint="Where it is only slow, set MLFLOW_HTTP_REQUEST_TIMEOUT to more seconds",
         )
     if "not in a valid JSON format" in message or "error code 404 != 200" in message:
         return _not_mlflow(shown)

@@ -42,6 +42,10 @@ class Tracker:
     problem: TrackingError | None = None
     """Why there is no store."""
 
+    def without(self, problem: TrackingError) -> Tracker:
+        """The same once the store has failed: an evaluation loses no more time to it."""
+        return replace(self, store=None, problem=problem)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -177,28 +181,29 @@ def _publish(directory: Path, store: Store, tracker: Tracker, baseline: Baseline
     record = read_record(directory)
     comparison = compare_with(baseline, directory)
 
-    def write(run: RunRef) -> None:
+    def prepare(run: RunRef) -> dict[str, str]:
         known = None if comparison is None else replace(comparison, pruned_run=run)
         _write_reports(directory, record, known, run)
+        if known is None or baseline is None:
+            return {}
+        note = run_note(
+            known,
+            baseline_url=store.run_link(baseline.run),
+            compare_url=store.compare_link(baseline.run, run),
+        )
+        return {
+            "mlflow.note.content": cut_note(note),
+            "prunescope.baseline_run_id": baseline.run.run_id,
+        }
 
     run = store.upload(
         directory,
         experiment=tracker.experiment or DEFAULT_EXPERIMENT,
         extra_metrics=delta_metrics(comparison) if comparison is not None else {},
-        prepare=write,
+        prepare=prepare,
     )
-    if comparison is not None and baseline is not None:
+    if comparison is not None:
         comparison = replace(comparison, pruned_run=run)
-        note = run_note(
-            comparison,
-            baseline_url=store.run_link(baseline.run),
-            compare_url=store.compare_link(baseline.run, run),
-        )
-        tags = {
-            "mlflow.note.content": cut_note(note),
-            "prunescope.baseline_run_id": baseline.run.run_id,
-        }
-        store.update_tags(run.run_id, tags)
     mark_uploaded(directory, run)
     return Outcome(record, run, directory, comparison=comparison)
 
