@@ -28,13 +28,17 @@ _CREATED_MS = 1_767_225_600_000
 
 _MAX_COLUMNS = 20
 _WIDTHS = {
-    "attributes.`Run Name`": 260,
-    "tags.`prunescope.role`": 135,
-    "tags.`prunescope.method`": 155,
-    "metrics.`sparsity/linear`": 125,
-    "metrics.`delta/mean_points`": 150,
+    "attributes.`Run Name`": 250,
+    "runDateAndNestInfo": 140,
+    "tags.`prunescope.role`": 130,
+    "tags.`prunescope.method`": 150,
+    "tags.`prunescope.model`": 180,
+    "metrics.`delta/mean_points`": 145,
+    "metrics.`sparsity/linear`": 120,
 }
-"""Columns whose heading would be cut, pixels."""
+"""Pixels."""
+_NUMBER, _HEADING, _LETTER = 85, 28, 7
+"""Width of a column of numbers, what its heading needs beside its letters, and a letter, pixels."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,11 @@ def _state(view: View) -> dict[str, Any]:
     metrics += view.percentages
     tags = [f"tags.`prunescope.{name}`" for name in ("role", "method")]
     columns = [*tags, *(f"metrics.`{name}`" for name in metrics), "tags.`prunescope.model`"]
-    name = "attributes.`Run Name`"
+    order = ["attributes.`Run Name`", "runDateAndNestInfo", *columns]
     return {
         "selectedColumns": columns,
-        "columnOrder": [name, *columns, "runDateAndNestInfo", "duration"],
-        "columnWidths": _WIDTHS,
+        "columnOrder": order,
+        "columnWidths": {name: _width(name) for name in order},
         "orderByKey": "metrics.`sparsity/linear`",
         "orderByAsc": True,
         "runsHiddenMode": "FIRST_20_RUNS",
@@ -109,11 +113,23 @@ def _state(view: View) -> dict[str, Any]:
     }
 
 
+def _width(column: str) -> int:
+    """As narrow as shows the heading: what is to the right is seen only by scrolling."""
+    heading = column.partition("`")[2].rstrip("`")
+    return _WIDTHS.get(column, max(_NUMBER, _HEADING + _LETTER * len(heading)))
+
+
 # --- charts -------------------------------------------------------------------------------------
 
-_OPEN_SECTIONS = ("Overview", "pct", "ppl", "delta", "layers", "sparsity")
-_LARGE = {"columns": 2, "cardHeight": 420}
-_CLOSED_SECTIONS = ("acc", "acc_norm", "stderr/acc", "stderr/acc_norm", "time", "")
+_OVERVIEW, _DIFFERENCES = "Overview", "Differences from the baseline"
+_SECTIONS: dict[str, dict[str, Any]] = {
+    _OVERVIEW: {"display": True, "columns": 2, "cardHeight": 380},
+    _DIFFERENCES: {"display": True, "columns": 1, "cardHeight": 620},
+    **{name: {"display": True} for name in ("pct", "ppl", "kl", "delta", "sparsity")},
+    **{name: {"display": False} for name in ("acc", "acc_norm", "stderr/acc", "stderr/acc_norm")},
+    # The last is what MLflow calls metrics without a slash.
+    **{name: {"display": False} for name in ("time", "Model metrics")},
+}
 
 
 def _sections() -> list[dict[str, Any]]:
@@ -123,41 +139,45 @@ def _sections() -> list[dict[str, Any]]:
         {
             "uuid": _section_id(name),
             "name": name,
-            "display": name in _OPEN_SECTIONS,
             "isReordered": False,
             "deleted": False,
             "isGenerated": True,
-            **(_LARGE if name == "Overview" else {}),
+            **settings,
         }
-        for name in (*_OPEN_SECTIONS, *_CLOSED_SECTIONS)
+        for name, settings in _SECTIONS.items()
     ]
 
 
 def _section_id(name: str) -> str:
-    return f"prunescope-section-{name.replace('/', '-') or 'rest'}"
+    return f"prunescope-section-{name.replace('/', '-').replace(' ', '-')}"
 
 
 def _charts(view: View) -> list[dict[str, Any]]:
-    difference = _chart(
+    change = _bar("delta/mean_points", _OVERVIEW)
+    trade_offs = [_scatter(name) for name in ("pct/mean", *view.perplexities)]
+    bars = ["pct/mean", *view.percentages, *view.perplexities]
+    bars += ["delta/ppl_ratio", "sparsity/linear", "sparsity/total"]
+    return [change, *trade_offs, _layers(), _difference(view), *(_bar(name) for name in bars)]
+
+
+def _difference(view: View) -> dict[str, Any]:
+    return _chart(
         "DIFFERENCE",
-        "Overview",
+        _DIFFERENCES,
         "difference",
         compareGroups=["Model metrics", "Parameters"],
-        chartName="Differences from the baseline",
+        # MLflow paints whatever rose green.
+        chartName="Each run against the first column (a rise is green, of perplexity too)",
         showChangeFromBaseline=True,
         showDifferencesOnly=True,
         baselineColumnUuid=view.baseline_run_id or "",
     )
-    trade_offs = [_scatter(name) for name in ("pct/mean", *view.perplexities)]
-    bars = ["pct/mean", *view.percentages, *view.perplexities]
-    bars += ["delta/mean_points", "delta/ppl_ratio", "sparsity/linear", "sparsity/total"]
-    return [difference, *trade_offs, *(_bar(name) for name in bars), _layers()]
 
 
 def _layers() -> dict[str, Any]:
     return _chart(
         "LINE",
-        "layers",
+        _OVERVIEW,
         "layers/sparsity",
         metricKey="layers/sparsity",
         selectedMetricKeys=["layers/sparsity"],
@@ -186,14 +206,15 @@ def _chart(kind: str, section: str, name: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def _bar(metric: str) -> dict[str, Any]:
-    return _chart("BAR", metric.rpartition("/")[0], metric, metricKey=metric)
+def _bar(metric: str, section: str | None = None) -> dict[str, Any]:
+    where = metric.rpartition("/")[0] if section is None else section
+    return _chart("BAR", where, metric, metricKey=metric)
 
 
 def _scatter(metric: str) -> dict[str, Any]:
     return _chart(
         "SCATTER",
-        "Overview",
+        _OVERVIEW,
         metric,
         xaxis={"key": "sparsity/linear", "type": "METRIC"},
         yaxis={"key": metric, "type": "METRIC"},

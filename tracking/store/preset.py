@@ -26,16 +26,21 @@ def preset_experiment(
     Args:
         client: of the store.
         experiment: the run's, as it was before.
-        run_id: a run that has just been sent; an original becomes the view's baseline.
+        run_id: a run that has just been sent; an original, or the baseline of a pruned model,
+            becomes the view's baseline.
         record: what was sent: the view shows its tasks and corpora.
     """
     have = dict(experiment.tags)
     names = [point.name for point in metric_points(record)[0]]
-    original = run_id if record.labels.role == "original" else None
+    view = read_view(have.get(VIEW_TAG))
+    labels = record.labels
+    baseline = run_id if labels.role == "original" else labels.baseline_run_id
+    if record.provenance.imported and view.baseline_run_id:
+        baseline = None  # old results do not take the place of what is being worked on
     wanted = {
         # Opens the pages for training runs; MLflow otherwise guesses, and asks.
         "mlflow.experimentKind": "custom_model_development",
-        VIEW_TAG: view_value(read_view(have.get(VIEW_TAG)).extended(names, original)),
+        VIEW_TAG: view_value(view.extended(names, baseline)),
     }
     if is_ours(have.get(_NOTE)):
         wanted[_NOTE] = experiment_note(experiment.experiment_id, VIEW_ID)
