@@ -252,14 +252,16 @@ def test_a_baseline_known_by_another_servers_run_is_found_through_this_machines_
 
 def test_what_somebody_wrote_into_the_note_stays(here: Store, tmp_path: Path) -> None:
     original, pruned = unlinked(here, tmp_path)
-    here.set_note(pruned.run_id, "Seed 3, do not quote.")
+    here.annotate(pruned.run_id, tags={NOTE: "Seed 3, do not quote."})
     arguments = ["refresh", pruned.run_id, "--baseline", original.run_id]
     assert run_cli(arguments, tmp_path).exit_code == 0
     note = here.get(pruned.run_id).tags[NOTE]
     assert note.endswith("\n---\nSeed 3, do not quote.")
     assert here.run_link(original) in note
-    here.set_note(pruned.run_id, f"{note}\nChecked.")
+    here.annotate(pruned.run_id, tags={NOTE: f"{note}\nChecked."})
     assert "1 up to date" in run_cli(arguments, tmp_path).stdout
+    assert here.get(pruned.run_id).tags[NOTE] == f"{note}\nChecked."
+    send(here, tmp_path / "pruned")
     assert here.get(pruned.run_id).tags[NOTE] == f"{note}\nChecked."
 
 
@@ -307,9 +309,9 @@ def test_a_model_that_was_not_pruned_at_all_is_noticed(here: Store, tmp_path: Pa
 
 def test_every_pruned_run_is_looked_at_and_a_damaged_one_named(here: Store, tmp_path: Path) -> None:
     original, pruned = unlinked(here, tmp_path)
-    here.update_tags(pruned.run_id, {"prunescope.baseline_run_id": original.run_id})
+    here.annotate(pruned.run_id, tags={"prunescope.baseline_run_id": original.run_id})
     damaged = send(here, write(tmp_path / "other", "broken", new_record_id()))
-    here.update_tags(damaged.run_id, {"prunescope.baseline_run_id": original.run_id})
+    here.annotate(damaged.run_id, tags={"prunescope.baseline_run_id": original.run_id})
     (tmp_path / "record.json").write_text("{}")
     MlflowClient(here.uri).log_artifact(damaged.run_id, str(tmp_path / "record.json"))
     done = run_cli(["refresh", "--quiet"], tmp_path)

@@ -379,10 +379,11 @@ def _written(directory: Path) -> Path:
 
 def test_notes_and_late_figures_can_be_changed(store: Store, tmp_path: Path) -> None:
     ref = store.upload(_written(tmp_path / "r"), experiment="notes")
-    store.set_note(ref.run_id, "New\n\n| a | b |\n" + "row\n" * 5000)
-    store.log_metrics(ref.run_id, {"delta/mean_points": -3.0, "delta/ppl_ratio": float("inf")})
-    store.log_metrics(ref.run_id, {"delta/mean_points": -4.0})
-    store.update_tags(ref.run_id, {"prunescope.baseline_run_id": "f" * 32})
+    note = "New\n\n| a | b |\n" + "row\n" * 5000
+    tags = {"mlflow.note.content": note, "prunescope.baseline_run_id": "f" * 32}
+    late = {"delta/mean_points": -3.0, "delta/ppl_ratio": float("inf")}
+    store.annotate(ref.run_id, tags=tags, metrics=late)
+    store.annotate(ref.run_id, metrics={"delta/mean_points": -4.0})
     run = store.get(ref.run_id)
     assert run.tags["mlflow.note.content"].startswith("New\n\n| a | b |")
     assert run.metrics["delta/mean_points"] == -4.0

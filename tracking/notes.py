@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from prunescope.tracking.links import experiment_path, redact
 
@@ -19,6 +19,8 @@ __all__ = [
 MAX_NOTE = 8000
 """Longest note, characters: it is stored as a tag."""
 
+_OUR_LINKS = ("[baseline](", "[The original's run](")
+"""How the line of links begins, in a run's short note and in that with a comparison."""
 _RULE = "---"
 _LEAST = 1000
 """Where somebody's own note leaves fewer characters than this, it stands alone."""
@@ -61,7 +63,7 @@ def _cut_to(note: str, longest: int) -> str:
     return f"{whole_lines}\n…"
 
 
-def merge_note(current: str, wanted: str, *, first_line: str, links: Sequence[str]) -> str:
+def merge_note(current: str, wanted: str, first_line: str) -> str:
     """The note that a run gets when it is written anew: what people added to the old one stays.
 
     The old note is ours where it is the short one that every run gets, or holds links that only
@@ -71,14 +73,13 @@ def merge_note(current: str, wanted: str, *, first_line: str, links: Sequence[st
     Args:
         current: the note as it is; empty where there is none.
         wanted: what we have to say, already cut.
-        first_line: how the short note begins.
-        links: how the lines of links begin, in the short note and in a comparison's.
+        first_line: how the short note begins, that of a run without a comparison.
     """
     if current.startswith(wanted):
         return current
     head, _, own = current.partition(f"\n{_RULE}\n")
     lines = [line for line in head.split("\n") if line.strip()]
-    linked = any(line.startswith(tuple(links)) for line in lines)
+    linked = any(line.startswith(_OUR_LINKS) for line in lines)
     short = lines[:1] == [plain_line(first_line)] and len(lines) == 1
     if not (linked or short or not lines):
         own = current

@@ -119,6 +119,7 @@ def evaluate_model(
     tracking_uri: str | None = None,
     experiment: str | None = None,
     root: str | Path = "mlruns",
+    logged_model: bool = False,
     force: bool = False,
     progress: Progress | None = None,
     **settings: Unpack[Settings],
@@ -148,6 +149,7 @@ def evaluate_model(
         tracking_uri: MLflow server or store; ``MLFLOW_TRACKING_URI``, else the embedded store.
         experiment: MLflow experiment, ``prunescope`` by default.
         root: folder of the embedded store and of the record directories.
+        logged_model: make the model one of MLflow's logged models too.
         force: evaluate even what has finished before.
         progress: hears of each stage; silent by default.
         settings: see :class:`Settings`.
@@ -174,7 +176,7 @@ def evaluate_model(
         run_name=run_name,
         tags=tags,
     )
-    tracker = open_tracker(tracking_uri, Path(root), experiment)
+    tracker = open_tracker(tracking_uri, Path(root), experiment, logged_model=logged_model)
     reference = None if kl_reference is None else str(kl_reference)
     with find_reference(reference, tracker) as found:
         return evaluate_and_track(
@@ -197,6 +199,7 @@ def evaluate_pair(
     tracking_uri: str | None = None,
     experiment: str | None = None,
     root: str | Path = "mlruns",
+    logged_model: bool = False,
     force: bool = False,
     progress: Progress | None = None,
     **settings: Unpack[Settings],
@@ -219,6 +222,7 @@ def evaluate_pair(
         tracking_uri: as for :func:`evaluate_model`.
         experiment: as for :func:`evaluate_model`.
         root: as for :func:`evaluate_model`.
+        logged_model: as for :func:`evaluate_model`.
         force: as for :func:`evaluate_model`.
         progress: as for :func:`evaluate_model`.
         settings: see :class:`Settings`; they hold for both.
@@ -234,7 +238,8 @@ def evaluate_pair(
     labels = check_labels(
         role="pruned", method=method, target_sparsity=target_sparsity, pattern=pattern
     )
-    tracker, listener = open_tracker(tracking_uri, Path(root), experiment), progress or _silent()
+    tracker = open_tracker(tracking_uri, Path(root), experiment, logged_model=logged_model)
+    listener = progress or _silent()
     first = evaluate_and_track(configs[0], Labels(role="original"), tracker, listener, force=force)
     run = first.run.run_id if first.run is not None else None
     second = evaluate_and_track(configs[1], labels, tracker, listener, baseline=run, force=force)

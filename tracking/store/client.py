@@ -6,15 +6,16 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prunescope.errors import OutputError, RecordError, RunNotFoundError, TrackingError
-from prunescope.records import EvalRecord, RunRef, read_record
+from prunescope.records import EvalRecord, RunRef, read_record, utc_now
 from prunescope.tracking import links, spool, view
 from prunescope.tracking.codec import encode, headline
-from prunescope.tracking.notes import compose_note, cut_note
+from prunescope.tracking.notes import compose_note, cut_note, merge_note
 from prunescope.tracking.runs import MANIFEST_TAG, StoredRun, filter_string
 from prunescope.tracking.store import artifacts as files_of
 from prunescope.tracking.store import upload as sending
@@ -22,6 +23,7 @@ from prunescope.tracking.store.bulk import search_all_runs
 from prunescope.tracking.store.comparisons import send_comparison
 from prunescope.tracking.store.connect import Location, connect, locate, tracking_errors
 from prunescope.tracking.store.download import download_directory, download_record
+from prunescope.tracking.store.logged_model import log_model, wants_model
 from prunescope.tracking.store.preset import preset_experiment
 from prunescope.tracking.store.search import (
     all_experiments,
@@ -126,6 +128,8 @@ class Store:
             target = self._experiment(experiment)
             existing = self._runs_of(record.record_id)
             ref = self._send(directory, record, target, existing, note, extra_metrics, prepare)
+            if wants_model(record):
+                log_model(self._client, ref, record)
         if ref.experiment_id == target.experiment_id:
             # The preset view is a nicety, so it is no error where the store refuses it.
             with contextlib.suppress(TrackingError), tracking_errors(self._location.uri):
@@ -154,6 +158,8 @@ class Store:
             tags = {**fields.tags, **(tags if note or _NOTE not in known.data.tags else {})}
         if prepare is not None:
             tags |= prepare(self._ref(run_id, experiment_id, fields.name))
+        if known is not None and _NOTE in tags:
+            tags[_NOTE] = merge_note(known.data.tags.get(_NOTE, ""), tags[_NOTE], headline(record))
         sending.log_fields(self._client, run_id, fields, tags)
         there = files_of.artifacts_of(run, self._location.uri)
         verified = known.data.tags.get(MANIFEST_TAG) if known is not None else None
@@ -351,40 +357,26 @@ class Store:
 
     # --- changing -------------------------------------------------------------------------------
 
-    def set_note(self, run_id: str, note: str) -> None:
-        """Replace the note of a run (Markdown).
+    def annotate(
+        self,
+        run_id: str,
+        *,
+        tags: Mapping[str, str] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Set tags of a run and log finite figures that came to be known later, in one request.
 
         Raises:
             TrackingError: the store refuses.
         """
-        self.update_tags(run_id, {_NOTE: cut_note(note)})
+        from mlflow.entities import Metric, RunTag
 
-    def update_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Set tags of a run in one request.
-
-        Raises:
-            TrackingError: the store refuses.
-        """
-        from mlflow.entities import RunTag
-
+        now = round(1000 * utc_now().timestamp())
+        points = [Metric(k, v, now, 0) for k, v in (metrics or {}).items() if isfinite(v)]
+        written = {k: cut_note(v) if k == _NOTE else v for k, v in (tags or {}).items()}
         with tracking_errors(self._location.uri):
-            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Log finite figures that came to be known later, such as ``delta/mean_points``.
-
-        Raises:
-            TrackingError: the store refuses.
-        """
-        from math import isfinite
-        from time import time
-
-        from mlflow.entities import Metric
-
-        now = round(1000 * time())
-        points = [Metric(k, v, now, 0) for k, v in metrics.items() if isfinite(v)]
-        with tracking_errors(self._location.uri):
-            self._client.log_batch(run_id, metrics=points)
+            named = [RunTag(k, v) for k, v in written.items()]
+            self._client.log_batch(run_id, metrics=points, tags=named)
 
     def recover_orphans(self) -> list[RunRef]:
         """Mark as FAILED the runs that a process of this machine left RUNNING when it was killed.

@@ -104,6 +104,7 @@ def eval_command(
     ] = None,
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
+    logged_model: options.LoggedModel = False,
     force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -132,7 +133,9 @@ def eval_command(
     from prunescope.cli.workflow import evaluate_and_track
 
     output = Output(as_json, quiet)
-    tracker = open_tracker(tracking_uri, options.DEFAULT_ROOT, experiment)
+    tracker = open_tracker(
+        tracking_uri, options.DEFAULT_ROOT, experiment, logged_model=logged_model
+    )
     with find_reference(kl_reference, tracker) as found, output.progress() as progress:
         config = config.model_copy(update={"kl_reference": found})
         outcome = evaluate_and_track(
@@ -191,6 +194,7 @@ def pair_command(
     output_dir: options.OutputDir = Path("eval_results"),
     experiment: options.Experiment = None,
     tracking_uri: options.TrackingUri = None,
+    logged_model: options.LoggedModel = False,
     force: options.Force = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -219,6 +223,7 @@ def pair_command(
         tracking_uri=tracking_uri,
         experiment=experiment,
         output=Output(as_json, quiet),
+        logged_model=logged_model,
         force=force,
     )
 

@@ -28,6 +28,7 @@ __all__ = [
     "KeepTopk",
     "KlReference",
     "Limit",
+    "LoggedModel",
     "Nsamples",
     "NumFewshot",
     "OutputDir",
@@ -236,6 +237,14 @@ TrackingUri = Annotated[
         help="MLflow tracking server or store.",
         rich_help_panel=_TRACKING,
         show_default="MLFLOW_TRACKING_URI, else the store in ./mlruns",
+    ),
+]
+LoggedModel = Annotated[
+    bool,
+    typer.Option(
+        "--logged-model",
+        help="Make the model one of MLflow's logged models, whose page shows the figures.",
+        rich_help_panel=_TRACKING,
     ),
 ]
 Force = Annotated[

@@ -22,6 +22,7 @@ def run_pair(
     tracking_uri: str | None,
     experiment: str | None,
     output: Output,
+    logged_model: bool = False,
     force: bool = False,
 ) -> None:
     """Evaluate both (unless they were before), then print and write their comparison.
@@ -38,7 +39,9 @@ def run_pair(
     from prunescope.compare.report import terminal_report
 
     check_output_dir(output_dir)
-    tracker = open_tracker(tracking_uri, options.DEFAULT_ROOT, experiment)
+    tracker = open_tracker(
+        tracking_uri, options.DEFAULT_ROOT, experiment, logged_model=logged_model
+    )
     with output.progress() as progress:
         first = evaluate_and_track(*original, tracker, progress, force=force)
     print_outcome(first, tracker, output, brief=True)

@@ -41,6 +41,8 @@ class Tracker:
     """None: the default experiment, and a finished run is recognised in any."""
     problem: TrackingError | None = None
     """Why there is no store."""
+    logged_model: bool = False
+    """Whether each run is to have a logged model besides."""
 
     def without(self, problem: TrackingError) -> Tracker:
         """The same once the store has failed: an evaluation loses no more time to it."""
@@ -70,13 +72,17 @@ class Baseline:
     directory: Path
 
 
-def open_tracker(uri: str | None, root: Path, experiment: str | None) -> Tracker:
+def open_tracker(
+    uri: str | None, root: Path, experiment: str | None, *, logged_model: bool = False
+) -> Tracker:
     """Open the tracking store for an evaluation, which can do without.
 
     Raises:
         OutputError: the folder for records cannot be written.
+        TrackingError: logged models are wanted, and the store knows none.
     """
     from prunescope.tracking.store import open_store
+    from prunescope.tracking.store.logged_model import check_models
 
     _check_writable(root / "records")
     try:
@@ -84,8 +90,10 @@ def open_tracker(uri: str | None, root: Path, experiment: str | None) -> Tracker
         # What a killed evaluation on this machine left RUNNING is put right by the next one.
         store.recover_orphans()
     except TrackingError as problem:
-        return Tracker(root, None, experiment, problem)
-    return Tracker(root, store, experiment)
+        return Tracker(root, None, experiment, problem, logged_model)
+    if logged_model:
+        check_models(store)
+    return Tracker(root, store, experiment, logged_model=logged_model)
 
 
 def _check_writable(folder: Path) -> None:
@@ -149,7 +157,7 @@ def publish(directory: Path, tracker: Tracker, baseline: Baseline | None = None)
     A server that cannot be reached is no error here: the record stays on disk, and the outcome
     says what went wrong.
     """
-    record = read_record(directory)
+    record = _want_model(directory) if tracker.logged_model else read_record(directory)
     store = tracker.store
     if store is None:
         _write_reports(directory, record, None)
@@ -163,6 +171,18 @@ def publish(directory: Path, tracker: Tracker, baseline: Baseline | None = None)
         if not (directory / "report.html").is_file():
             _write_reports(directory, record, None)
         return Outcome(record, None, directory, problem=problem)
+
+
+def _want_model(directory: Path) -> EvalRecord:
+    """Let the record say that its run is to have a logged model, on whatever server."""
+    from prunescope.tracking.store.logged_model import WANTED_TAG
+
+    record = read_record(directory)
+    tags = {**record.labels.tags, WANTED_TAG: "wanted"}
+    labels = record.labels.model_copy(update={"tags": tags})
+    record = record.model_copy(update={"labels": labels})
+    write_file(directory / "record.json", record.model_dump_json(indent=1))
+    return record
 
 
 def _original(store: Store, tracker: Tracker, directory: Path) -> StoredRun | None:

@@ -23,7 +23,6 @@ _NOTE = "mlflow.note.content"
 _BASELINE = "prunescope.baseline_run_id"
 _ROLE = "prunescope.role"
 _ALARMS = "prunescope.alarms"
-_LINKS = ("[baseline](", "[The original's run](")
 
 
 @dataclass(frozen=True)
@@ -229,15 +228,13 @@ class Refresher:
         metrics: Mapping[str, float],
         tags: Mapping[str, str],
     ) -> None:
-        """The note comes last: what was cut off before it is found again."""
+        """The reports come first: what was cut off behind them is found again."""
         from prunescope.tracking.store.reports import replace_reports
 
         if reports:
             replace_reports(self.store, run, directory, reports)
-        if metrics:
-            self.store.log_metrics(run.ref.run_id, metrics)
-        if tags:
-            self.store.update_tags(run.ref.run_id, tags)
+        if metrics or tags:
+            self.store.annotate(run.ref.run_id, metrics=metrics, tags=tags)
 
     def _empty(self, name: str) -> Path:
         import shutil
@@ -259,12 +256,7 @@ class Refresher:
             baseline_url=self.store.run_link(original.ref),
             compare_url=self.store.compare_link(original.ref, run.ref),
         )
-        merged = merge_note(
-            run.tags.get(_NOTE, ""),
-            cut_note(note),
-            first_line=headline(sent),
-            links=_LINKS,
-        )
+        merged = merge_note(run.tags.get(_NOTE, ""), cut_note(note), headline(sent))
         alarms = ", ".join(alarm.code for alarm in comparison.pruned.alarms)
         return {
             _BASELINE: original.ref.run_id,

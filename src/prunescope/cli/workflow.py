@@ -154,6 +154,10 @@ def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | No
 
 def _recognised(run: StoredRun, record: EvalRecord, tracker: Tracker) -> Outcome:
     """A run as it lies on the server, with its comparison where it has a baseline."""
+    from prunescope.tracking.store.logged_model import add_model
+
+    if tracker.store is not None and tracker.logged_model:
+        add_model(tracker.store, run.ref, record)
     if tracker.store is None or record.labels.baseline_run_id is None:
         return Outcome(record, run.ref, None, reused=True)
     original = tracker.store.get(record.labels.baseline_run_id)
