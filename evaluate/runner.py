@@ -116,8 +116,9 @@ def run(
         record: from :meth:`~prunescope.evaluate.prepare.Prepared.new_record`.
         directory: the record directory; made where it is missing.
         progress: hears of each stage.
-        interrupted: the record directory of an evaluation with the same key that did not finish;
-            its perplexity, its tasks and its answers to the task in hand are taken over.
+        interrupted: the record directory of an evaluation with the same key that did not finish,
+            perhaps ``directory`` itself; its perplexity, its tasks and its answers to the task in
+            hand are taken over.
 
     Returns:
         The finished record, as ``record.json`` holds it.
@@ -129,10 +130,9 @@ def run(
         update={"data_source": prepared.tasks.source if prepared.tasks else "folder"}
     )
     state = _Run(directory, record, progress, provenance, dict(prepared.timings))
-    state.update()
+    # What is taken over is in the first record that is written: no moment without it.
+    state.update(**_taken_over(interrupted, state) if interrupted is not None else {})
     try:
-        if interrupted is not None:
-            _take_over(interrupted, state)
         _stages(prepared, state)
     except BaseException as error:
         failure = FailureInfo(type=type(error).__name__, message=str(error) or repr(error))
@@ -146,8 +146,8 @@ def run(
     return state.record
 
 
-def _take_over(interrupted: Path, state: _Run) -> None:
-    """What an interrupted evaluation with the same key has finished, its files included."""
+def _taken_over(interrupted: Path, state: _Run) -> dict[str, Any]:
+    """What an interrupted evaluation with the same key has finished; its files are copied."""
     known = read_record(interrupted)
     if known.record_key != state.record.record_key:
         raise RuntimeError(f"{interrupted} is another evaluation")
@@ -174,10 +174,11 @@ def _take_over(interrupted: Path, state: _Run) -> None:
         else:
             kept["perplexity"].pop(corpus, None)
     finished = [*kept["perplexity"], *kept["tasks"]]
-    if finished:
-        broken = tuple(b for b in known.broken if b.stage in ("perplexity", "tasks"))
-        state.say(f"taken over from the interrupted evaluation: {', '.join(finished)}")
-        state.update(broken=broken, **kept)
+    if not finished:
+        return {}
+    state.say(f"taken over from the interrupted evaluation: {', '.join(finished)}")
+    broken = tuple(b for b in known.broken if b.stage in ("perplexity", "tasks"))
+    return {"broken": broken, **kept}
 
 
 def _stages(prepared: Prepared, state: _Run) -> None:

@@ -8,20 +8,45 @@ machine sent where.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from prunescope.errors import RecordError, RunNotFoundError
 from prunescope.records import Labels, read_record
 from prunescope.tracking.history.bundle import BASELINE_TAG
+from prunescope.tracking.query import resolve_run
 from prunescope.tracking.runs import StoredRun
 from prunescope.tracking.spool import list_records, uploaded_to
 
 if TYPE_CHECKING:
     from prunescope.tracking.store import Store
 
-__all__ = ["Baselines"]
+__all__ = ["WANTED_TAG", "Baselines", "later_tags"]
+
+WANTED_TAG = "prunescope.baseline"
+"""What ``--baseline`` said while no server could tell which run that is."""
+
+
+def later_tags(root: Path, wanted: str) -> dict[str, str]:
+    """What to note in a record whose baseline has to be found later.
+
+    Args:
+        root: holds this machine's records.
+        wanted: a run's id or name, ``latest:MODEL``, a model, or a record's id.
+    """
+    model = PurePosixPath(wanted.removeprefix("latest:").rstrip("/")).name.partition("@")[0]
+    found = []
+    for directory in list_records(root):
+        with contextlib.suppress(RecordError):
+            record = read_record(directory)
+            runs = uploaded_to(directory)
+            names = {record.record_id, record.model.name, *(run.run_id for run in runs)}
+            names |= {run.run_name for run in runs}
+            if record.status == "finished" and names & {wanted, model}:
+                found.append((wanted == record.record_id, record.started_at, record.record_id))
+    return {WANTED_TAG: wanted} | ({BASELINE_TAG: max(found)[2]} if found else {})
 
 
 class Baselines:
@@ -38,7 +63,7 @@ class Baselines:
         Raises:
             TrackingError: the store refuses.
         """
-        found = self._find(run.baseline_run_id, run.tags.get(BASELINE_TAG))
+        found = self._find(run.baseline_run_id, run.tags)
         if found is None and (directory := self._sent.get(run.ref.run_id)) is not None:
             # It may have been sent as a copy that does not name a run of another server.
             with contextlib.suppress(RecordError):
@@ -51,7 +76,7 @@ class Baselines:
         Raises:
             TrackingError: the store refuses.
         """
-        return self._find(labels.baseline_run_id, labels.tags.get(BASELINE_TAG))
+        return self._find(labels.baseline_run_id, labels.tags)
 
     def of_record(self, directory: Path) -> StoredRun | None:
         """The original of a record that is about to be sent, perhaps not for the first time.
@@ -67,14 +92,20 @@ class Baselines:
         known = self._store.search(record_id=record.record_id, limit=1)
         return self.of_run(known[0]) if known and known[0].baseline_run_id else None
 
-    def _find(self, run_id: str | None, record_id: str | None) -> StoredRun | None:
+    def _find(self, run_id: str | None, tags: Mapping[str, str]) -> StoredRun | None:
+        record_id = tags.get(BASELINE_TAG)
         if run_id is not None:
             with contextlib.suppress(RunNotFoundError):
                 return _finished(self._store.get(run_id))
             record_id = record_id or self._record_of(run_id)
-        if record_id is None:
-            return None
-        return next(iter(self._store.search(record_id=record_id, limit=1)), None)
+        if record_id is not None:
+            return next(iter(self._store.search(record_id=record_id, limit=1)), None)
+        if wanted := tags.get(WANTED_TAG):
+            model = PurePosixPath(wanted.rstrip("/")).name.partition("@")[0]
+            for name in (wanted, f"latest:{model}"):
+                with contextlib.suppress(RunNotFoundError):
+                    return resolve_run(self._store, name)
+        return None
 
     def _record_of(self, run_id: str) -> str | None:
         """The record that was sent as this run, to whatever server."""

@@ -241,7 +241,7 @@ def evaluate_pair(
     tracker = open_tracker(tracking_uri, Path(root), experiment, logged_model=logged_model)
     listener = progress or _silent()
     first = evaluate_and_track(configs[0], Labels(role="original"), tracker, listener, force=force)
-    run = first.run.run_id if first.run is not None else None
+    run = first.run.run_id if first.run is not None else first.record.record_id
     second = evaluate_and_track(configs[1], labels, tracker, listener, baseline=run, force=force)
     # Without a server there is no baseline, but the two records are here.
     comparison = second.comparison or compare_records(first.record, second.record)

@@ -155,12 +155,13 @@ class Store:
         experiment_id = str(known.info.experiment_id if known else target.experiment_id)
         tags = {_NOTE: self._note(record, run_id, experiment_id, note)}
         if known is not None:
-            tags = {**fields.tags, **(tags if note or _NOTE not in known.data.tags else {})}
+            tags = {**fields.tags, **(tags if note or _is_unfinished(known) else {})}
         if prepare is not None:
             tags |= prepare(self._ref(run_id, experiment_id, fields.name))
-        if known is not None and _NOTE in tags:
+        if known is not None and _NOTE in tags and not _is_unfinished(known):
             tags[_NOTE] = merge_note(known.data.tags.get(_NOTE, ""), tags[_NOTE], headline(record))
-        sending.log_fields(self._client, run_id, fields, tags)
+        before = known.data.tags if known is not None else {}
+        sending.log_fields(self._client, run_id, fields, tags, before)
         there = files_of.artifacts_of(run, self._location.uri)
         verified = known.data.tags.get(MANIFEST_TAG) if known is not None else None
         with files_of.artifact_files(directory, record) as files:
@@ -435,6 +436,11 @@ class Store:
         known = [one for one in found if view.VIEW_TAG in one.tags]
         paths = [links.experiment_path(one.experiment_id, view=view.VIEW_ID) for one in known]
         return [(a.name, f"{base.rstrip('/')}/{b}") for a, b in zip(known, paths, strict=True)]
+
+
+def _is_unfinished(run: Run) -> bool:
+    """Whether an attempt that failed or was cut off has left the run: its note is out of date."""
+    return run.info.status != "FINISHED" or _NOTE not in run.data.tags
 
 
 def _compare_path(runs: Iterable[RunRef]) -> str:

@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _LOCK_SECONDS = 60
+_COMPLAINTS = {"prunescope.alarms", "prunescope.broken", "prunescope.error"}
 
 
 # --- the run ------------------------------------------------------------------------------------
@@ -78,11 +79,16 @@ def start_run(
 
 
 def log_fields(
-    client: MlflowClient, run_id: str, fields: RunFields, tags: Mapping[str, str]
+    client: MlflowClient,
+    run_id: str,
+    fields: RunFields,
+    tags: Mapping[str, str],
+    before: Mapping[str, str],
 ) -> None:
     """Log params, metrics, ``tags`` and data sets; the same again changes nothing.
 
-    Metrics carry the record's own time, so that a second attempt writes the same points.
+    Metrics carry the record's own time, so that a second attempt writes the same points. Of the
+    tags that the run had ``before``, complaints that no longer hold are deleted.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 
@@ -101,6 +107,8 @@ def log_fields(
     ]
     if datasets:
         client.log_inputs(run_id, datasets)
+    for name in _COMPLAINTS & (before.keys() - tags.keys()):
+        client.delete_tag(run_id, name)
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def run_pair(
             *pruned,
             tracker,
             progress,
-            baseline=first.run.run_id if first.run else None,
+            baseline=first.run.run_id if first.run else first.record.record_id,
             force=force,
         )
     print_outcome(second, tracker, output, brief=True)

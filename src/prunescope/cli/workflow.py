@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prunescope.cli.baseline import settle_baseline
 from prunescope.cli.publishing import (
     Outcome,
     Tracker,
@@ -16,15 +18,13 @@ from prunescope.cli.publishing import (
     publish,
     raise_alarms,
 )
-from prunescope.errors import RunNotFoundError, TrackingError
+from prunescope.errors import TrackingError
 from prunescope.records import (
     EvalConfig,
     EvalRecord,
-    FailureInfo,
     Labels,
     new_record_id,
     read_record,
-    utc_now,
     write_record,
 )
 
@@ -62,15 +62,17 @@ def evaluate_and_track(
     from prunescope.evaluate.prepare import prepare
     from prunescope.tracking.spool import evaluation_lock
 
-    original = _find_baseline(tracker, baseline)
-    if original is not None:
-        labels = labels.model_copy(
-            update={"baseline_run_id": original.ref.run_id, "role": labels.role or "pruned"}
-        )
+    tracker, original, labels = settle_baseline(tracker, baseline, labels)
     prepared = prepare(config, progress)
     with evaluation_lock(tracker.root, prepared.record_key, progress.say):
-        if not force and (outcome := _reuse(prepared, labels, tracker)) is not None:
-            return outcome
+        if not force:
+            try:
+                outcome = _reuse(prepared, labels, tracker)
+            except TrackingError as problem:
+                tracker = tracker.without(problem)
+                outcome = _reuse(prepared, labels, tracker)
+            if outcome is not None:
+                return outcome
         directory = _evaluate(prepared, labels, tracker, progress, force=force)
         return _judge_and_publish(directory, tracker, original)
 
@@ -78,18 +80,17 @@ def evaluate_and_track(
 def _evaluate(
     prepared: Prepared, labels: Labels, tracker: Tracker, progress: Progress, *, force: bool
 ) -> Path:
-    """Evaluate into a record directory; one that was cut off is gone on with."""
+    """Evaluate into a record directory; one that was cut off is gone on with, as the same run."""
     from prunescope.evaluate.runner import run
-    from prunescope.tracking.spool import find_interrupted, new_record_directory
+    from prunescope.tracking.spool import find_interrupted, forget_uploads, new_record_directory
 
     record = prepared.new_record(labels)
     interrupted = None if force else find_interrupted(tracker.root, prepared.record_key)
-    if interrupted is not None and (known := read_record(interrupted)).status == "running":
-        # Whoever wrote it would hold the lock: the process was killed, or the machine went down.
-        killed = FailureInfo(type="Killed", message="the process ended without a word")
-        failed = {"status": "failed", "finished_at": utc_now(), "error": killed}
-        write_record(interrupted, known.model_copy(update=failed))
-    directory = new_record_directory(tracker.root, record)
+    if interrupted is not None:
+        known = read_record(interrupted)
+        record = record.model_copy(update={"record_id": known.record_id})
+        forget_uploads(interrupted)  # what was sent is the failed attempt
+    directory = interrupted or new_record_directory(tracker.root, record)
     try:
         run(prepared, record, directory, progress, interrupted=interrupted)
     except BaseException as error:
@@ -102,25 +103,12 @@ def _evaluate(
     return directory
 
 
-def _find_baseline(tracker: Tracker, baseline: str | None) -> StoredRun | None:
-    if baseline is None:
-        return None
-    if tracker.store is None:
-        raise tracker.problem or TrackingError("a baseline needs the tracking server")
-    from prunescope.tracking.query import resolve_run
-
-    try:
-        return resolve_run(tracker.store, baseline)
-    except RunNotFoundError as unknown:
-        name = Path(baseline.rstrip("/")).name.partition("@")[0]
-        try:
-            return resolve_run(tracker.store, f"latest:{name}")
-        except RunNotFoundError:
-            raise unknown from None
-
-
 def _judge_and_publish(directory: Path, tracker: Tracker, original: StoredRun | None) -> Outcome:
-    with fetch_baseline(tracker, original) as baseline:
+    with contextlib.ExitStack() as stack:
+        try:
+            baseline = stack.enter_context(fetch_baseline(tracker, original))
+        except TrackingError as problem:
+            tracker, baseline = tracker.without(problem), None
         raise_alarms(directory, baseline)
         return publish(directory, tracker, baseline)
 
@@ -129,7 +117,7 @@ def _judge_and_publish(directory: Path, tracker: Tracker, original: StoredRun | 
 
 
 def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | None:
-    from prunescope.tracking.spool import find_record, new_record_directory
+    from prunescope.tracking.spool import find_record, new_record_directory, uploaded_to
 
     local = find_record(tracker.root, prepared.record_key)
     known = None
@@ -147,6 +135,10 @@ def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | No
     known = read_record(local)
     if _agrees(known.labels, labels):
         return replace(publish(local, tracker), reused=True)
+    if not uploaded_to(local):
+        # No server knows it under its old labels, so it need not become two.
+        write_record(local, known.model_copy(update={"labels": labels}))
+        return replace(_judge_and_publish(local, tracker, _original(labels, tracker)), reused=True)
     directory = new_record_directory(tracker.root, known)
     shutil.copytree(local, directory, dirs_exist_ok=True)
     return _relabel(directory, labels, tracker)
@@ -200,6 +192,10 @@ def _relabel(directory: Path, labels: Labels, tracker: Tracker) -> Outcome:
     )
     write_record(directory, record)
     forget_uploads(directory)
-    baseline = record.labels.baseline_run_id
-    original = tracker.store.get(baseline) if tracker.store and baseline else None
+    original = _original(labels, tracker)
     return replace(_judge_and_publish(directory, tracker, original), reused=True)
+
+
+def _original(labels: Labels, tracker: Tracker) -> StoredRun | None:
+    baseline = labels.baseline_run_id
+    return tracker.store.get(baseline) if tracker.store and baseline else None
