@@ -135,7 +135,9 @@ def run_note(
     tail = [f"\\[{n}\\] {escape_markdown(reason)}" for n, reason in enumerate(footnotes, 1)]
     tail += [escape_markdown(note) for note in tables.notes]
     summary, tasks = markdown_table(tables.summary), markdown_table(tables.tasks)
-    blocks = [*head, *([summary] if tables.summary.rows else []), tasks, *tail]
+    # MLflow draws tables without space between them.
+    above = [summary, f"**{escape_markdown(tables.tasks.title)}**"] if tables.summary.rows else []
+    blocks = [*head, *above, tasks, *tail]
     note = "\n\n".join(blocks)
     return note if len(note) <= NOTE_LIMIT else _cut(blocks)
 
