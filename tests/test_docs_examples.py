@@ -283,4 +283,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "evaluate_model" in (tmp_path / "python-api" / "index.html").read_text()
+    reference = (tmp_path / "python-api" / "index.html").read_text()
+    described = set(re.findall(r'<h2 id="[\w.]*\.(\w+)"', reference))
+    assert described >= set(api.__all__)
+    assert 'id="prunescope.compare.delta.Comparison.average"' in reference
