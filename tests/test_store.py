@@ -529,16 +529,19 @@ def test_a_server_that_is_none_is_told_at_once(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "asks for credentials"), (403, "does not allow this without credentials")],
+)
 def test_a_server_that_asks_for_credentials_behind_its_health_page_is_told(
-    mlflow_server: str, tmp_path: Path, status: int
+    mlflow_server: str, tmp_path: Path, status: int, message: str
 ) -> None:
     def rule(method: str, path: str) -> Answer | None:
         return None if path == "/health" else (status, b"You are not authenticated.")
 
     with (
         proxy(mlflow_server, rule) as (address, _),
-        pytest.raises(TrackingError, match="refuses") as caught,
+        pytest.raises(TrackingError, match=message) as caught,
     ):
         open_store(address, root=tmp_path)
     assert "MLFLOW_TRACKING_USERNAME" in (caught.value.hint or "")

@@ -1,4 +1,4 @@
-"""Which store to use, whether it answers, and how its refusals are told."""
+"""Which store to use, and whether it answers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import contextlib
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from prunescope.errors import OutputError, TrackingError
-from prunescope.tracking.links import is_http, redact, redact_uri
-from prunescope.tracking.store.patience import patient, timed_out
+from prunescope.tracking.links import is_http, redact_uri
+from prunescope.tracking.store.patience import patient
+from prunescope.tracking.store.refusals import Answer, not_mlflow, refused, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -38,9 +38,6 @@ _LOCK_SECONDS = 120
 _DATABASE = "mlflow.db"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _OTHER_SCHEMES = ("databricks", "databricks-uc", "uc")
-_CREDENTIALS_HINT = (
-    "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-)
 
 
 @dataclass(frozen=True)
@@ -139,16 +136,11 @@ def _probe(location: Location) -> None:
             f"the tracking server {location.shown} cannot be reached{_reason(error)}",
             hint="Check the address and that the server runs",
         ) from error
-    if answer.status_code in (401, 403):
-        raise _refused(location, answer.status_code)
-    if answer.status_code >= 500:
-        raise TrackingError(
-            f"the tracking server {location.shown} answers with status {answer.status_code}",
-            hint="See the server's log",
-        )
+    if answer.status_code in (401, 403) or answer.status_code >= 500:
+        raise refused(location.uri, Answer(answer.status_code, answer.text))
     # A proxy may hide /health (404); then the first real request decides.
     if answer.status_code != 404 and answer.text.strip()[:2] != "OK":
-        raise _not_mlflow(location.shown)
+        raise not_mlflow(location.shown)
 
 
 def _probe_database(location: Location) -> None:
@@ -177,20 +169,6 @@ def _reason(error: BaseException) -> str:
         "certificate": "its certificate cannot be verified",
     }
     return next((f" ({meaning})" for mark, meaning in known.items() if mark in text), "")
-
-
-def _refused(location: Location, status: int) -> TrackingError:
-    found = "asks for credentials" if status == 401 else "does not allow this"
-    return TrackingError(
-        f"the tracking server {location.shown} {found} (status {status})", hint=_CREDENTIALS_HINT
-    )
-
-
-def _not_mlflow(shown: str) -> TrackingError:
-    return TrackingError(
-        f"expected an MLflow server at {shown}, found something else",
-        hint="Check the address; a login page in front of the server also looks like this",
-    )
 
 
 # --- the embedded store -------------------------------------------------------------------------
@@ -249,55 +227,3 @@ def _check_sqlite(location: Location, database: Path) -> None:
             f"cannot open the tracking store {location.shown}: {error}",
             hint="Move the file away to start a new store; records on disk can be sent again",
         ) from error
-
-
-# --- refusals -----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def tracking_errors(uri: str) -> Iterator[None]:
-    """Tell what MLflow, its server or its database raise as one clear line.
-
-    Raises:
-        TrackingError: in place of any of them.
-    """
-    from alembic.util.exc import CommandError
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except MlflowException as error:
-        raise _told(error, redact_uri(uri)) from error
-    except (SQLAlchemyError, CommandError, OSError, ImportError) as error:
-        # requests' own errors are OSErrors; a missing database driver is an ImportError.
-        message = _first_line(error)
-        raise TrackingError(f"the tracking store {redact_uri(uri)} failed: {message}") from error
-
-
-def _told(error: Any, shown: str) -> TrackingError:
-    code = str(error.error_code)
-    message = _first_line(error)
-    if code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
-        return TrackingError(
-            f"the tracking store {shown} refuses: {message}", hint=_CREDENTIALS_HINT
-        )
-    if "out-of-date database schema" in message or "db upgrade" in str(error):
-        return TrackingError(
-            f"the database {shown} was made by another version of MLflow",
-            hint=f"Back it up, then run: mlflow db upgrade {shown}",
-        )
-    if timed_out(error):
-        limit = os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "")
-        return TrackingError(
-            f"the tracking store {shown} did not answer in {limit} s",
-            hint="Where it is only slow, set MLFLOW_HTTP_REQUEST_TIMEOUT to more seconds",
-        )
-    if "not in a valid JSON format" in message or "error code 404 != 200" in message:
-        return _not_mlflow(shown)
-    return TrackingError(f"the tracking store {shown} failed: {message}")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return redact(lines[0][:300].rstrip(". ")) if lines else type(error).__name__

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
-__all__ = ["ATTEMPTS", "patient", "patiently", "timed_out"]
+__all__ = ["ATTEMPTS", "causes", "patient", "patiently", "timed_out"]
 
 ATTEMPTS = 3
 _WAIT_SECONDS = 0.5
@@ -65,7 +65,7 @@ def timed_out(error: BaseException) -> bool:
     import requests
 
     return any(
-        isinstance(one, requests.Timeout) or "timed out" in str(one) for one in _chain(error)
+        isinstance(one, requests.Timeout) or "timed out" in str(one) for one in causes(error)
     )
 
 
@@ -78,12 +78,12 @@ def _may_pass(error: BaseException) -> bool:
     cut_off = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
     return any(
         isinstance(one, (*passing, *cut_off)) or getattr(one, "error_code", "") in _PASSING_CODES
-        for one in _chain(error)
+        for one in causes(error)
     )
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from."""
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, one after the other."""
     seen: set[int] = set()
     step: BaseException | None = error
     while step is not None and id(step) not in seen:
