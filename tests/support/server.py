@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -27,6 +28,7 @@ __all__ = [
     "mlflow_server",
     "proxy",
     "running_server",
+    "started",
 ]
 
 _START_SECONDS = 90
@@ -59,15 +61,32 @@ def running_server(folder: Path, *extra: str) -> Iterator[str]:
         "OMP_NUM_THREADS": "1",
     }
     environment.pop("MLFLOW_TRACKING_URI", None)
+    address = f"http://127.0.0.1:{port}"
     log = folder / "server.log"
+    with started(command, f"{address}/health", log, cwd=folder, env=environment):
+        yield address
+
+
+@contextmanager
+def started(
+    command: list[str], probe: str, log: Path, *, cwd: Path, env: dict[str, str] | None = None
+) -> Iterator[None]:
+    """Run a server until the block ends.
+
+    Args:
+        command: starts it in the foreground.
+        probe: an address that answers once it is ready.
+        log: takes what it prints.
+        cwd: where it runs.
+        env: its environment, by default this process's.
+    """
     with open(log, "wb") as output:
         server = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=folder
+            command, stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd
         )
-    address = f"http://127.0.0.1:{port}"
     try:
-        _wait(address, server, log)
-        yield address
+        _wait(probe, server, log)
+        yield
     finally:
         server.terminate()
         try:
@@ -77,15 +96,16 @@ def running_server(folder: Path, *extra: str) -> Iterator[str]:
             server.wait()
 
 
-def _wait(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(probe: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            if requests.get(f"{address}/health", timeout=2).ok:
+            if requests.get(probe, timeout=2).ok:
                 return
         except requests.RequestException:
-            time.sleep(0.1)
-    raise RuntimeError(f"mlflow server did not start:\n{log.read_text(errors='replace')[-4000:]}")
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"{log.stem} did not start:\n{log.read_text(errors='replace')[-4000:]}")
 
 
 @pytest.fixture(scope="session")
@@ -122,17 +142,33 @@ def fresh_store(empty_database: Path, root: Path) -> Store:
 
 Answer = tuple[int, bytes]
 """Status and body."""
+Headers = dict[str, str]
+
+
+def _anything(method: str, path: str) -> Answer | None:
+    return None
+
+
+def _as_they_are(headers: Headers) -> Headers | Answer:
+    return headers
 
 
 @contextmanager
 def proxy(
-    target: str | None, rule: Callable[[str, str], Answer | None] = lambda method, path: None
+    target: str | None,
+    rule: Callable[[str, str], Answer | None] = _anything,
+    *,
+    headers: Callable[[Headers], Headers | Answer] = _as_they_are,
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """An HTTP server on a loopback port that passes requests on to ``target``.
+
+    It is also the proxy that HTTP_PROXY names: a request for ``http://HOST/PATH`` goes to
+    ``target`` with HOST as its Host header, whatever that name's address is.
 
     Args:
         target: address of the real server; None: there is none, and ``rule`` answers everything.
         rule: is given method and path, and returns an answer of its own, or None to pass it on.
+        headers: is given the request's headers, and returns those to pass on, or an answer.
 
     Yields:
         Its address, and the list of requests it has seen so far.
@@ -147,22 +183,29 @@ def proxy(
 
         def _serve(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            seen.append((self.command, self.path.partition("?")[0]))
-            status, content = rule(self.command, self.path) or self._pass_on(body)
+            asked = urlsplit(self.path)
+            path = asked._replace(scheme="", netloc="").geturl()
+            seen.append((self.command, asked.path))
+            status, content = rule(self.command, path) or self._pass_on(asked.netloc, path, body)
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
-        def _pass_on(self, body: bytes) -> Answer:
+        def _pass_on(self, host: str, path: str, body: bytes) -> Answer:
             if target is None:
                 return 404, b"nothing here"
-            kept = {
+            kept: Headers | Answer = {
                 k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")
             }
-            answer = requests.request(
-                self.command, target + self.path, data=body, headers=kept, timeout=30
-            )
+            kept = headers(kept | ({"Host": host} if host else {}))
+            if isinstance(kept, tuple):
+                return kept
+            with requests.Session() as session:
+                session.trust_env = False
+                answer = session.request(
+                    self.command, target + path, data=body, headers=kept, timeout=30
+                )
             return answer.status_code, answer.content
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
