@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -12,10 +13,15 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from support.browsed import Browsed, fill
 from support.browser import needs_browser, screenshot, start_browser
+from support.cli import run_cli
 from support.server import running_server
 
+from prunescope.cli.console import Output
+from prunescope.cli.publishing import Outcome, Tracker
+from prunescope.cli.summary import print_outcome
 from prunescope.records import DEFAULT_TASKS, EvalRecord, RunRef
 from prunescope.tracking.links import compare_path, experiment_path
+from prunescope.tracking.store import open_store
 from prunescope.tracking.view import VIEW_ID
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -38,6 +44,12 @@ CELLS = """() => {
 }"""
 """The run table's rows in their order on the screen: column -> text."""
 
+HEADINGS = """() => [...document.querySelectorAll('.ag-header-cell')]
+    .filter(cell => cell.innerText.trim())
+    .sort((a, b) => a.getBoundingClientRect().x - b.getBoundingClientRect().x)
+    .map(cell => cell.innerText.trim())"""
+"""From left to right."""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -54,15 +66,20 @@ def browsed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> I
         yield fill(address, folder / "mlruns")
 
 
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A fresh browser: nothing is known of MLflow but that its assistant was closed."""
-    context = browser.new_context(viewport={"width": 2600, "height": 1000})
+@contextmanager
+def fresh_page(browser: Browser, width: int, height: int) -> Iterator[Page]:
+    """Nothing is known of MLflow but that its assistant was closed."""
+    context = browser.new_context(viewport={"width": width, "height": height})
     context.add_init_script(ASSISTANT_CLOSED)
     context.set_default_timeout(MLFLOW_MS)
-    page = context.new_page()
-    yield page
+    yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with fresh_page(browser, 2600, 1000) as page:
+        yield page
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,6 +88,22 @@ def patience() -> Iterator[None]:
     expect.set_options(timeout=MLFLOW_MS)
     yield
     expect.set_options(timeout=5_000)
+
+
+# --- the link -----------------------------------------------------------------------------------
+
+
+def test_eval_and_compare_print_the_link_that_ui_prints(
+    browsed: Browsed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = browsed.pruned[0]
+    runs = [browsed.original.run_id, run.run_id]
+    done = run_cli(["compare", *runs, "--tracking-uri", browsed.address], tmp_path)
+    assert browsed.table_url in done.stderr.split()
+    outcome = Outcome(browsed.records[run.run_id], run, None)
+    tracker = Tracker(tmp_path, open_store(browsed.address, root=tmp_path), None)
+    print_outcome(outcome, tracker, Output())
+    assert browsed.table_url in capsys.readouterr().err.split()
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -85,9 +118,9 @@ def table(page: Page, browsed: Browsed) -> list[dict[str, str]]:
 
 def test_the_printed_link_shows_every_column_without_a_click(page: Page, browsed: Browsed) -> None:
     table(page, browsed)
+    page.wait_for_function(f"({HEADINGS})().at(-1) === 'Duration'")  # the columns are in order
     screenshot(page, "mlflow-table")
-    shown = page.locator(".ag-header-cell").all_inner_texts()
-    assert [name.strip() for name in shown if name.strip()] == [
+    assert page.evaluate(HEADINGS) == [
         *("Run Name", "Created", "prunescope.role", "prunescope.method"),
         *("sparsity/linear", "ppl/wikitext2", "pct/mean", "delta/mean_points"),
         *(f"pct/{task}" for task in DEFAULT_TASKS),
@@ -146,14 +179,14 @@ OVERVIEW = (
 )
 
 
-@pytest.fixture
-def charts(page: Page, browsed: Browsed) -> Page:
-    page.set_viewport_size({"width": 1920, "height": 2200})
+@pytest.fixture(scope="module")
+def charts(browser: Browser, browsed: Browsed) -> Iterator[Page]:
     path = experiment_path(browsed.experiment_id, view=VIEW_ID, charts=True)
-    page.goto(f"{browsed.address}/{path}")
-    for title in OVERVIEW:
-        expect(card(page, title).locator(".js-plotly-plot")).to_be_visible()
-    return page
+    with fresh_page(browser, 1920, 2200) as page:
+        page.goto(f"{browsed.address}/{path}")
+        for title in OVERVIEW:
+            expect(card(page, title).locator(".js-plotly-plot")).to_be_visible()
+        yield page
 
 
 def card(page: Page, title: str) -> Locator:

@@ -130,6 +130,7 @@ def compare_command(
     from prunescope.cli.console import Output
     from prunescope.cli.finder import RunFinder
     from prunescope.cli.reports import check_output_dir, write_reports
+    from prunescope.cli.summary import note_table
     from prunescope.compare.analysis import compare_directories
     from prunescope.compare.gate import read_gate
 
@@ -159,6 +160,8 @@ def compare_command(
         )
         files = write_reports(comparison, output_dir, wanted, output=output)
         logged = _log(finder.store, runs, comparison, files, output) if runs is not None else None
+        if second.run is not None:
+            note_table(finder.store, second.run, output)
     judged = _judge(comparison, gate, junit, gate_json) if gate is not None else None
     _show(output, comparison, files, logged, judged)
     code = judged.exit_code if judged is not None else 0

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     from prunescope.cli.console import Output
     from prunescope.cli.publishing import Outcome, Tracker
-    from prunescope.records import EvalRecord
+    from prunescope.records import EvalRecord, RunRef
+    from prunescope.tracking.store import Store
 
-__all__ = ["outcome_document", "print_outcome", "summary_table"]
+__all__ = ["note_table", "outcome_document", "print_outcome", "summary_table"]
 
 
 def print_outcome(
@@ -48,12 +49,21 @@ def print_outcome(
     if outcome.run is not None:
         where = outcome.run.url or f"{outcome.run.run_id} in {outcome.run.tracking_uri}"
         output.note(f"run  {outcome.run.run_name}  {where}")
-        if tracker.store is not None and tracker.store.is_embedded:
-            output.note("     browse it with: prunescope ui")
+        if tracker.store is not None:
+            note_table(tracker.store, outcome.run, output)
+            if tracker.store.is_embedded:
+                output.note("     browse it with: prunescope ui")
     if outcome.problem is not None:
         output.warn(f"not tracked: {outcome.problem}")
         where = f"the record is safe in {outcome.directory}"
         output.warn(f"{where}; send it with: prunescope sync (with the same --tracking-uri)", "")
+
+
+def note_table(store: Store, run: RunRef, output: Output) -> None:
+    """Say where the server shows the run among the others; nothing for a store without one."""
+    table = store.experiment_url(run.experiment_id)
+    if table is not None:
+        output.note(f"all  {table}")
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
