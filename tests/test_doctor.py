@@ -15,9 +15,9 @@ import mlflow
 import pytest
 import safetensors.torch
 from support.cli import ROWS, Finished, run_cli
-from support.hub import Hub, running_hub
+from support.hub import Hub, running_hub, save_dataset
 from support.loading import write_gguf
-from support.server import free_port, proxy
+from support.server import free_port, fresh_store, proxy
 
 from prunescope.cli.checks import (
     Check,
@@ -31,6 +31,7 @@ from prunescope.cli.checks import (
     checked,
     worst,
 )
+from prunescope.evaluate.data.folder import read_manifest, read_rows
 from prunescope.evaluate.loading import ModelSize, model_size
 from prunescope.evaluate.machine import Device, cgroup_limit, free_bytes, list_devices
 from prunescope.tracking.store import StoreDiagnosis, diagnose_store
@@ -294,6 +295,56 @@ def test_the_hub_is_told_apart_from_what_stands_in_its_place(
     assert (check["status"], code) == (("problem", 1) if trouble else ("ok", 0))
     code, found = doctor(tmp_path, "--data-dir", str(whole_data))
     assert (found["hub"][0]["status"], code) == ("warning" if trouble else "ok", 0)
+
+
+PARTS = {
+    "boolq": ("aps/super_glue", "boolq"),
+    "rte": ("nyu-mll/glue", "rte"),
+    "hellaswag": ("Rowan/hellaswag", "default"),
+    "winogrande": ("allenai/winogrande", "winogrande_xl"),
+    "arc_easy": ("allenai/ai2_arc", "ARC-Easy"),
+    "arc_challenge": ("allenai/ai2_arc", "ARC-Challenge"),
+    "openbookqa": ("allenai/openbookqa", "main"),
+    "wikitext2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+}
+"""Where the hub keeps each task's rows."""
+
+
+def publish(hub: Hub, folder: Path) -> None:
+    """The hand-written rows as the hub's data sets."""
+    manifest = read_manifest(ROWS)
+    sets: dict[str, dict[str, Any]] = {}
+    for name, (repository, part) in PARTS.items():
+        splits = {split: read_rows(ROWS, file) for split, file in manifest.splits(name).items()}
+        sets.setdefault(repository, {})[part] = splits
+    for repository, parts in sets.items():
+        hub.add_dataset(repository, save_dataset(folder / repository, parts))
+
+
+@pytest.mark.slow
+def test_without_the_hub_earlier_downloads_suffice_as_they_do_for_an_evaluation(
+    hub: Hub, tiny_llama: Path, tmp_path: Path, empty_database: Path
+) -> None:
+    publish(hub, tmp_path / "published")
+    fresh_store(empty_database, tmp_path / "mlruns")
+    evaluation = ["eval", str(tiny_llama), "--limit", "2", "--seqlen", "64", "--device", "cpu"]
+    assert run_cli(evaluation, tmp_path).exit_code == 0
+    hub.stop()
+    code, found = doctor(tmp_path)
+    assert (code, found["data"][0]["status"], found["hub"][0]["status"]) == (0, "ok", "warning")
+    assert run_cli([*evaluation, "--force"], tmp_path).exit_code == 0
+    (cached,) = (tmp_path / "home").rglob("datasets/allenai___openbookqa")
+    shutil.rmtree(cached)
+    code, found = doctor(tmp_path)
+    assert (code, found["data"][0]["status"], found["hub"][0]["status"]) == (
+        1,
+        "skipped",
+        "problem",
+    )
+    assert found["data"][0]["found"].endswith(
+        "boolq, rte, hellaswag, winogrande, arc_easy, arc_challenge, wikitext2"
+    )
+    assert run_cli([*evaluation, "--force"], tmp_path).exit_code == 2
 
 
 def test_a_partial_data_folder_names_what_is_missing(whole_data: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from prunescope.evaluate.data.corpora import Corpus, load_corpus
 from prunescope.evaluate.data.folder import DataFile, Manifest, verify
 from prunescope.evaluate.data.hub import check_hub
-from prunescope.evaluate.data.probe import HubAnswer, probe_hub
+from prunescope.evaluate.data.probe import HubAnswer, cached_rows, probe_hub
 from prunescope.evaluate.data.pulling import pull
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "DataFile",
     "HubAnswer",
     "Manifest",
+    "cached_rows",
     "check_hub",
     "load_corpus",
     "probe_hub",

@@ -13,6 +13,7 @@ from prunescope.errors import DataError
 __all__ = [
     "PROBE_PATH",
     "PROBE_SECONDS",
+    "cache_only",
     "check_hub",
     "datasets_cache",
     "describe_dataset",
@@ -83,6 +84,16 @@ def hub_or_cache() -> Iterator[None]:
     else:
         yield
         return
+    try:
+        with cache_only():
+            yield
+    except DataError:
+        raise unreachable from None
+
+
+@contextmanager
+def cache_only() -> Iterator[None]:
+    """Let Hugging Face's libraries use only what was downloaded before."""
     from datasets import config
     from huggingface_hub import constants
 
@@ -90,8 +101,6 @@ def hub_or_cache() -> Iterator[None]:
     config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
     try:
         yield
-    except DataError:
-        raise unreachable from None
     finally:
         config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 

@@ -26,7 +26,7 @@ def check_hub(answer: HubAnswer, *, needed: bool) -> tuple[Check, ...]:
 
     Args:
         answer: of :func:`~prunescope.evaluate.data.probe_hub`.
-        needed: False where the data folder makes do without; then it is no problem.
+        needed: False where the data folder or earlier downloads make do; then it is no problem.
     """
     where = answer.endpoint
     bad: Status = "problem" if needed else "warning"
@@ -53,18 +53,25 @@ def check_hub(answer: HubAnswer, *, needed: bool) -> tuple[Check, ...]:
 def check_data(folder: Path | None) -> tuple[Check, ...]:
     """What a data folder has of the seven tasks and WikiText-2, after all its hashes were checked.
 
+    Without a folder: what was downloaded before.
+
     Raises:
         DataError: it is none, or a file is missing or damaged.
     """
-    if folder is None:
-        text = "no --data-dir: task rows and WikiText-2 come from the hub or its cache"
-        return (Check("data", "skipped", text),)
-    from prunescope.evaluate.data import verify
+    from prunescope.evaluate.data import cached_rows, verify
     from prunescope.records import DEFAULT_TASKS
 
+    wanted = (*DEFAULT_TASKS, "wikitext2")
+    if folder is None:
+        cached = cached_rows(wanted)
+        if cached == wanted:
+            text = "no --data-dir: all task rows and WikiText-2 were downloaded before"
+            return (Check("data", "ok", text),)
+        text = "no --data-dir: task rows and WikiText-2 come from the hub"
+        before = f"; downloaded before: {', '.join(cached)}" if cached else ""
+        return (Check("data", "skipped", text + before),)
     manifest = verify(folder)
     names = [f"{name} ({_rows(manifest.splits(name))})" for name in manifest.names]
-    wanted = (*DEFAULT_TASKS, "wikitext2")
     missing = [name for name in wanted if name not in manifest.names]
     found = f"{folder} is whole: {', '.join(names) or 'nothing'}"
     if not missing:
