@@ -36,7 +36,7 @@ ifneq "$(shell find -L .venv/linked-torch -maxdepth 1 -type l 2>/dev/null)" ""
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup eval pair compare demo data ui test check bench docs docs-cli clean
+.PHONY: help setup eval pair compare demo data ui test check bench docs docs-cli screenshots clean
 
 help: ## list the targets and the variables
 	@echo "Targets (each sets up .venv by itself when it is missing or stale):"
@@ -81,6 +81,9 @@ bench: $(STAMP) ## run the benchmarks of bench/
 
 docs: $(STAMP) ## build the documentation as a site in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+screenshots: $(STAMP) ## take the pictures of docs/images from mlruns, after make demo: ARGS
+	@.venv/bin/python scripts/screenshots.py $(ARGS)
 
 docs-cli: $(STAMP) ## write docs/cli.md anew from --help
 	@.venv/bin/python scripts/cli_docs.py
