@@ -29,6 +29,7 @@ from prunescope.records import (
     canonical_hash,
     new_record_id,
     utc_now,
+    without_secrets,
 )
 
 __all__ = ["Prepared", "measure_weights", "prepare", "with_hashes"]
@@ -54,7 +55,7 @@ class Prepared:
 
     def new_record(self, labels: Labels) -> EvalRecord:
         """The record of an evaluation that begins now."""
-        return EvalRecord(
+        record = EvalRecord(
             record_id=new_record_id(),
             record_key=self.record_key,
             status="running",
@@ -63,6 +64,7 @@ class Prepared:
             model=self.model,
             protocol=self.protocol,
         )
+        return without_secrets(record)  # the folder is named after the model
 
 
 def prepare(config: EvalConfig, progress: Progress) -> Prepared:

@@ -1,4 +1,4 @@
-"""Where and with what an evaluation ran. Secrets never leave this module."""
+"""Where and with what an evaluation ran."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import getpass
 import os
 import platform
 import re
-import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from prunescope.records import Provenance
+from prunescope.redaction import redact_command
 
-__all__ = ["collect_provenance", "remove_secrets"]
+__all__ = ["collect_provenance"]
 
 _PACKAGES = (
     "accelerate",
@@ -32,12 +32,6 @@ _PACKAGES = (
     "torch",
     "transformers",
 )
-_SECRET_NAME = re.compile(
-    r"token(?!iz)|password|passwd|secret|api[_-]?key|credential", re.IGNORECASE
-)
-_SECRET_VALUE = re.compile(r"\b(hf_|sk-|ghp_|github_pat_|glpat-|xox[bp]-)[\w\-]{8,}")
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
-_REMOVED = "***"
 
 
 def collect_provenance(arguments: Sequence[str] | None = None) -> Provenance:
@@ -53,42 +47,8 @@ def collect_provenance(arguments: Sequence[str] | None = None) -> Provenance:
         host=socket.gethostname(),
         user=_user(),
         git_commit=_git_commit(),
-        command=remove_secrets(sys.argv if arguments is None else arguments),
+        command=redact_command(sys.argv if arguments is None else arguments),
     )
-
-
-def remove_secrets(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """A command line as one string, with whatever looks like a secret replaced by ``***``.
-
-    That is: the value of an option whose name speaks of a token, password, secret or key; tokens
-    by their known beginnings (``hf_``, ``sk-``, ...); user and password in an address; and the
-    value of any environment variable with such a name.
-    """
-    environment = os.environ if environment is None else environment
-    known = [
-        value
-        for name, value in environment.items()
-        if _SECRET_NAME.search(name) and len(value) >= 6
-    ]
-    cleaned: list[str] = []
-    hide_next = False
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        if hide_next:
-            cleaned.append(_REMOVED)
-            hide_next = False
-        elif equals and _SECRET_NAME.search(name):
-            cleaned.append(f"{name}={_REMOVED}")
-        else:
-            hide_next = argument.startswith("--") and bool(_SECRET_NAME.search(argument))
-            cleaned.append(_hide(argument, known))
-    return shlex.join(cleaned)
-
-
-def _hide(text: str, known: Sequence[str]) -> str:
-    for value in known:
-        text = text.replace(value, _REMOVED)
-    return _USER_INFO.sub(f"{_REMOVED}@", _SECRET_VALUE.sub(_REMOVED, text))
 
 
 def _version(package: str) -> str | None:

@@ -13,7 +13,10 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("evaluate", "tracking", "compare")
-SHARED = {"prunescope.records", "prunescope.metrics", "prunescope.errors", "prunescope"}
+SHARED = {
+    *("prunescope.records", "prunescope.metrics", "prunescope.errors", "prunescope.redaction"),
+    "prunescope",
+}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunescope.evaluate.provenance import collect_provenance, remove_secrets
+from prunescope.evaluate.provenance import collect_provenance
+from prunescope.redaction import redact_command
 
 SECRET = "hf_AbCdEfGhIjKlMnOpQrStUvWx"
 
@@ -24,7 +25,7 @@ SECRET = "hf_AbCdEfGhIjKlMnOpQrStUvWx"
     ],
 )
 def test_no_secret_survives_in_the_command_line(arguments: list[str]) -> None:
-    text = remove_secrets(arguments, {})
+    text = redact_command(arguments, {})
     assert "hunter22" not in text
     assert SECRET not in text
     assert "***" in text
@@ -32,18 +33,18 @@ def test_no_secret_survives_in_the_command_line(arguments: list[str]) -> None:
 
 def test_values_of_secret_environment_variables_are_removed_wherever_they_stand() -> None:
     environment = {"MLFLOW_TRACKING_PASSWORD": "open-sesame", "HOME": "/home/anna"}
-    text = remove_secrets(["eval", "/home/anna/open-sesame"], environment)
+    text = redact_command(["eval", "/home/anna/open-sesame"], environment)
     assert text == "eval '/home/anna/***'"
 
 
 def test_tokenizer_is_no_secret() -> None:
     arguments = ["eval", "m", "--tokenizer", "./tok", "--tokenizer=./tok"]
-    assert remove_secrets(arguments, {}) == "eval m --tokenizer ./tok --tokenizer=./tok"
+    assert redact_command(arguments, {}) == "eval m --tokenizer ./tok --tokenizer=./tok"
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyzABC0123456789_-", min_size=12, max_size=40))
 def test_hub_tokens_never_survive(tail: str) -> None:
-    assert f"hf_{tail}" not in remove_secrets(["eval", f"hf_{tail}"], {})
+    assert f"hf_{tail}" not in redact_command(["eval", f"hf_{tail}"], {})
 
 
 def test_provenance_names_versions_and_hardware_and_is_json() -> None:

@@ -8,9 +8,10 @@ works under whatever name or port a reader reached the server. All carry
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from urllib.parse import quote, urlsplit, urlunsplit
+
+from prunescope.redaction import redact
 
 __all__ = [
     "compare_path",
@@ -23,18 +24,11 @@ __all__ = [
 ]
 
 _WORKFLOW = "workflowType=machine_learning"
-_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def is_http(uri: str) -> bool:
     """Whether ``uri`` names a server and not a file or database."""
     return uri.lower().startswith(("http://", "https://"))
-
-
-def redact(text: str) -> str:
-    """``text`` without user names and passwords in addresses, and without Hugging Face tokens."""
-    return _TOKEN.sub("hf_***", _USERINFO.sub("", text))
 
 
 def redact_uri(uri: str) -> str:

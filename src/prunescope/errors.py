@@ -13,6 +13,8 @@ PrunescopeError             a mistake that the user can mend; exit code 2
 
 from __future__ import annotations
 
+from prunescope.redaction import redact
+
 __all__ = [
     "DataError",
     "ModelError",
@@ -29,7 +31,8 @@ __all__ = [
 class PrunescopeError(Exception):
     """A mistake that the user can mend.
 
-    The command line prints it as one line without a traceback and exits with code 2.
+    The command line prints it as one line without a traceback and exits with code 2. Passwords
+    and tokens are taken out of its text.
 
     Args:
         message: what was expected and what was found, as one sentence without a full stop.
@@ -37,9 +40,9 @@ class PrunescopeError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.message = message
-        self.hint = hint
-        super().__init__(f"{message}. {hint}." if hint else f"{message}.")
+        self.message = redact(message)
+        self.hint = redact(hint) if hint else None
+        super().__init__(f"{self.message}. {self.hint}." if self.hint else f"{self.message}.")
 
 
 class ModelError(PrunescopeError):

@@ -14,11 +14,16 @@ from typer.core import TyperGroup
 
 from prunescope.cli.interrupts import exit_code, stoppable
 from prunescope.errors import PrunescopeError
+from prunescope.redaction import redact
 
 __all__ = ["app"]
 
 # tqdm reads this when it is first imported; our own progress bars take its place.
 os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+# typer keeps its own copy of click out of sight.
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 
 class _Commands(TyperGroup):
@@ -35,6 +40,25 @@ class _Commands(TyperGroup):
             ctx.exit(2)
         except KeyboardInterrupt as stop:
             ctx.exit(exit_code(stop))
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if isinstance(error, _UsageError):
+                error.message = redact(error.message)
+            elif _told_without_secrets():
+                ctx.exit(1)
+            raise
+
+
+def _told_without_secrets() -> bool:
+    """Print the traceback of an unexpected error where it holds a secret, without that."""
+    import traceback
+
+    text = traceback.format_exc()
+    shown = redact(text)
+    if shown != text:
+        typer.echo(shown, err=True)
+    return shown != text
 
 
 app = typer.Typer(

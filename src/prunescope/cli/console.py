@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from prunescope.errors import PrunescopeError
+from prunescope.redaction import redact
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -78,16 +79,16 @@ class Output:
     def line(self, text: str) -> None:
         """A line of a result that comes bit by bit; none with ``--json`` or ``--quiet``."""
         if not (self.as_json or self.quiet):
-            stdout().print(text, soft_wrap=True, markup=False)
+            stdout().print(redact(text), soft_wrap=True, markup=False)
 
     def note(self, text: str) -> None:
         """A line on stderr that a person may want to know; none with ``--quiet``."""
         if not self.quiet:
-            stderr().print(text, soft_wrap=True, markup=False)
+            stderr().print(redact(text), soft_wrap=True, markup=False)
 
     def warn(self, text: str, style: str = "bold yellow") -> None:
         """A line on stderr that matters, whatever was asked for."""
-        stderr().print(text, soft_wrap=True, markup=False, style=style)
+        stderr().print(redact(text), soft_wrap=True, markup=False, style=style)
 
     def progress(self) -> TerminalProgress:
         """Bars on stderr; none with ``--quiet``, or where stderr is not a terminal."""
@@ -177,4 +178,4 @@ class TerminalProgress:
         """A note above the bars."""
         from rich.text import Text
 
-        self._console.print(Text(f"note: {message}"), style="yellow", soft_wrap=True)
+        self._console.print(Text(redact(f"note: {message}")), style="yellow", soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from prunescope.errors import SettingError
 from prunescope.records import Labels
+from prunescope.redaction import redact
 
 __all__ = ["check_labels"]
 
@@ -36,11 +37,12 @@ def check_labels(
         from prunescope.evaluate.sparsity.alarms import check_pattern
 
         pattern = check_pattern(pattern)
+    # Without secrets already here: what a record says is compared with these later.
     return Labels(
         role=known[role] if role else None,
-        method=method,
+        method=redact(method) if method else method,
         target_sparsity=target_sparsity,
         pattern=pattern,
-        run_name=run_name,
-        tags=dict(tags or {}),
+        run_name=redact(run_name) if run_name else run_name,
+        tags={redact(key): redact(value) for key, value in (tags or {}).items()},
     )

@@ -31,6 +31,7 @@ from prunescope.records.files import (
     write_file,
     write_record,
 )
+from prunescope.records.redacted import without_secrets
 from prunescope.records.results import (
     SCHEMA_VERSION,
     Alarm,
@@ -92,6 +93,7 @@ __all__ = [
     "tokens_path",
     "topk_path",
     "utc_now",
+    "without_secrets",
     "write_file",
     "write_record",
 ]

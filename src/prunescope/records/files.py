@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from prunescope.errors import OutputError, RecordError
+from prunescope.records.redacted import without_secrets
 from prunescope.records.results import SCHEMA_VERSION, EvalRecord
 from prunescope.records.zeros import SparsityResult
 
@@ -137,8 +138,9 @@ def write_record(directory: Path, record: EvalRecord) -> EvalRecord:
     """Write ``record.json`` (and ``sparsity.json``, where it has tensors) into ``directory``.
 
     Returns:
-        The record as ``record.json`` holds it: its sparsity without the tensors.
+        The record as ``record.json`` holds it: without secrets, its sparsity without the tensors.
     """
+    record = without_secrets(record)
     if record.sparsity is not None and record.sparsity.tensors:
         write_file(directory / "sparsity.json", record.sparsity.model_dump_json(indent=1))
         slim = record.sparsity.model_copy(update={"tensors": ()})
