@@ -144,6 +144,8 @@ def test_experts_and_kinds_with_two_shapes_by_design_are_no_structured_pruning()
 
 def test_kinds_come_in_the_order_of_a_decoder_block() -> None:
     assert order_kinds({"down", "q", "zeta", "alpha", "o"}) == ["q", "o", "down", "alpha", "zeta"]
+    by_name = dict(sorted(checkpoint().items()))  # as safetensors keeps them: mlp comes first
+    assert list(measure(by_name.items()).result.kinds) == ["q", "up"]
 
 
 # --- text -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from prunescope.evaluate.sparsity.aggregate import order_kinds
 from prunescope.evaluate.sparsity.blocks import check_block
 from prunescope.evaluate.sparsity.names import HEAD, ModelNames, is_token_embedding
 from prunescope.evaluate.sparsity.patterns import common_pattern
@@ -135,7 +136,7 @@ def summarize(tensors: Iterable[TensorSparsity]) -> SparsityResult:
             LayerSparsity(layer=layer, zeros=count.zeros, parameters=count.parameters)
             for layer, count in sorted(layers.items())
         ),
-        kinds=kinds,
+        kinds={kind: kinds[kind] for kind in order_kinds(set(kinds))},
         pattern=common_pattern(counted),
         tensors=tensors,
     )
