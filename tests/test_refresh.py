@@ -403,3 +403,50 @@ def test_a_logged_comparison_makes_no_baseline_of_a_pruned_model(
     done = run_cli(["compare", first.run_id, second.run_id, "--log", "-o", "out"], tmp_path)
     assert done.exit_code == 0, done.stderr
     assert [fields(here.get(side.run_id)) for side in (first, second)] == before
+
+
+# --- a run that got its baseline later, elsewhere -----------------------------------------------
+
+
+def test_a_copy_on_another_server_has_the_baseline_too(
+    here: Store, empty_database: Path, tmp_path: Path
+) -> None:
+    records = tmp_path / "mlruns" / "records"
+    pruned = send(here, write(records / "a", "pruned", new_record_id()))
+    original = send(here, write(records / "b", "original", new_record_id()))
+    arguments = ["refresh", pruned.run_id, "--baseline", original.run_id]
+    assert run_cli(arguments, tmp_path).exit_code == 0
+    there = fresh_store(empty_database, tmp_path / "there")
+    done = run_cli(["sync", "--to", there.uri], tmp_path)
+    assert done.exit_code == 0, done.stderr
+    (copy,) = there.search(role="pruned")
+    (baseline,) = there.search(role="original")
+    assert copy.baseline_run_id == baseline.ref.run_id
+    assert copy.metrics == here.get(pruned.run_id).metrics
+    assert there.compare_link(baseline.ref, copy.ref) in copy.tags[NOTE]
+
+
+def test_a_bundle_carries_the_baseline_too(
+    here: Store, empty_database: Path, tmp_path: Path
+) -> None:
+    original, pruned = unlinked(here, tmp_path)
+    arguments = ["refresh", pruned.run_id, "--baseline", original.run_id]
+    assert run_cli(arguments, tmp_path).exit_code == 0
+    sides = [pruned.run_id, original.run_id]
+    assert run_cli(["export", *sides, "--out", "bundle.tar"], tmp_path).exit_code == 0
+    other = tmp_path / "other"
+    there = fresh_store(empty_database, other / "mlruns")
+    done = run_cli(["import", str(tmp_path / "bundle.tar")], other)
+    assert done.exit_code == 0, done.stderr
+    (copy,) = there.search(role="pruned")
+    assert copy.metrics["delta/ppl_ratio"] == here.get(pruned.run_id).metrics["delta/ppl_ratio"]
+
+
+def test_a_baseline_that_is_on_another_server_is_said_to_be_missing(
+    here: Store, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "p", "pruned", new_record_id(), baseline_run_id="f" * 32)
+    for name in (send(here, folder).run_id, str(folder)):
+        done = run_cli(["compare", name, "-o", "out"], tmp_path)
+        assert done.exit_code == 2
+        assert "is not in" in done.stderr

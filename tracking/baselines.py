@@ -23,7 +23,7 @@ from prunescope.tracking.spool import list_records, uploaded_to
 if TYPE_CHECKING:
     from prunescope.tracking.store import Store
 
-__all__ = ["WANTED_TAG", "Baselines", "later_tags"]
+__all__ = ["WANTED_TAG", "Baselines", "later_tags", "names_baseline"]
 
 WANTED_TAG = "prunescope.baseline"
 """What ``--baseline`` said while no server could tell which run that is."""
@@ -47,6 +47,11 @@ def later_tags(root: Path, wanted: str) -> dict[str, str]:
             if record.status == "finished" and names & {wanted, model}:
                 found.append((wanted == record.record_id, record.started_at, record.record_id))
     return {WANTED_TAG: wanted} | ({BASELINE_TAG: max(found)[2]} if found else {})
+
+
+def names_baseline(tags: Mapping[str, str]) -> bool:
+    """Whether a run's tags, or its record's, name a baseline, be it on this server or not."""
+    return any(tag in tags for tag in ("prunescope.baseline_run_id", BASELINE_TAG, WANTED_TAG))
 
 
 class Baselines:

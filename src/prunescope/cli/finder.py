@@ -13,7 +13,7 @@ from prunescope.errors import RunNotFoundError
 from prunescope.records import EvalRecord, RunRef, read_record
 
 if TYPE_CHECKING:
-    from prunescope.tracking.store import Store
+    from prunescope.tracking.store import Store, StoredRun
 
 __all__ = ["Found", "RunFinder"]
 
@@ -100,20 +100,42 @@ class RunFinder:
         return _finished(self.store.read_record(resolve_run(self.store, selector)), selector)
 
     def find_baseline(self, pruned: Found, selector: str) -> Found:
-        """The original that a run points at, in its record or since in its tags.
+        """The original that a run points at, in its tags or its record.
 
         Raises:
-            PrunescopeError: it points at none.
+            PrunescopeError: it points at none, or at one that is not on this server.
         """
-        baseline = pruned.record.labels.baseline_run_id
-        if baseline is None and pruned.run is not None:
-            baseline = self.store.get(pruned.run.run_id).baseline_run_id
-        if baseline is None:
-            raise RunNotFoundError(
-                f"{selector} has no baseline",
-                hint="Name both runs: prunescope compare ORIGINAL PRUNED",
-            )
-        return self.find(baseline)
+        run = self.baseline_run(pruned)
+        if run is not None:
+            return self.find(run.ref.run_id)
+        known = _names_one(pruned.record)
+        raise RunNotFoundError(
+            f"the baseline of {selector} is not in {self.store.uri}"
+            if known
+            else f"{selector} has no baseline",
+            hint="Name both runs: prunescope compare ORIGINAL PRUNED",
+        )
+
+    def baseline_run(self, pruned: Found) -> StoredRun | None:
+        """The run of :meth:`find_baseline`; None where there is none.
+
+        Raises:
+            TrackingError: the store refuses.
+        """
+        from prunescope.tracking.baselines import Baselines
+
+        if pruned.run is not None:
+            run = self.store.get(pruned.run.run_id)
+            return Baselines(self.store, self._root).of_run(run)
+        if not _names_one(pruned.record):
+            return None
+        return Baselines(self.store, self._root).of_labels(pruned.record.labels)
+
+
+def _names_one(record: EvalRecord) -> bool:
+    from prunescope.tracking.baselines import names_baseline
+
+    return record.labels.baseline_run_id is not None or names_baseline(record.labels.tags)
 
 
 def _finished(record: EvalRecord, selector: str) -> EvalRecord:

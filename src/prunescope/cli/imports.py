@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prunescope.cli import options
-from prunescope.errors import OutputError, PrunescopeError, RecordError, RunNotFoundError
+from prunescope.errors import OutputError, PrunescopeError, RecordError
 
 if TYPE_CHECKING:
     from prunescope.cli.console import Output
@@ -136,11 +136,8 @@ def _exported(finder: RunFinder, selector: str) -> ExportedRun:
     from prunescope.tracking.history.bundle import BASELINE_TAG, ExportedRun
 
     found = finder.find(selector)
-    labels = found.record.labels
-    baseline = labels.tags.get(BASELINE_TAG)
-    if labels.baseline_run_id is not None:
-        with contextlib.suppress(RunNotFoundError):
-            baseline = finder.store.get(labels.baseline_run_id).record_id or baseline
+    original = finder.baseline_run(found)
+    baseline = original.record_id if original else found.record.labels.tags.get(BASELINE_TAG)
     run = found.run
     return ExportedRun(
         directory=found.directory,

@@ -104,14 +104,12 @@ def refresh_compared(
     Raises:
         PrunescopeError: a run has no record, or the store refuses.
     """
-    from prunescope.tracking.baselines import Baselines
-    from prunescope.tracking.history.bundle import BASELINE_TAG
+    from prunescope.tracking.baselines import Baselines, names_baseline
 
     run, other = store.get(pruned.run_id), store.get(original.run_id)
     own = Baselines(store, root).of_run(run)
-    names_none = own is None and run.baseline_run_id is None and BASELINE_TAG not in run.tags
     is_own = own is not None and own.ref.run_id == original.run_id
-    if not is_own and not (names_none and may_take_baseline(run, other)):
+    if not is_own and (own or names_baseline(run.tags) or not may_take_baseline(run, other)):
         return None
     with Refresher.of(store, root) as refresher:
         return refresher.refresh(run, other)

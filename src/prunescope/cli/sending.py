@@ -99,7 +99,9 @@ class Sender:
         for one in ended_records(self.root):
             if isinstance(one, LocalRecord):
                 self._record_ids |= {run.run_id: one.record.record_id for run in one.runs}
-        known = {one.record.record_id: self._baseline_of(one.record) for one in records}
+        known = {
+            one.record.record_id: self._baseline_of(one.record, self._named(one)) for one in records
+        }
         return in_order(records, {key: value for key, value in known.items() if value})
 
     def run_of(self, record_id: str) -> StoredRun | None:
@@ -121,10 +123,10 @@ class Sender:
         from prunescope.tracking.history.bundle import relinked
         from prunescope.tracking.spool import mark_uploaded
 
-        baseline = one.record.labels.baseline_run_id
+        baseline = self._named(one)
         if baseline is None or self._has(baseline):
             return self._publish(one.directory, self._experiment(one))
-        baseline_id = self._baseline_of(one.record)
+        baseline_id = self._baseline_of(one.record, baseline)
         with self._scratch() as folder:
             copy = folder / one.directory.name
             shutil.copytree(one.directory, copy, ignore=shutil.ignore_patterns(".*"))
@@ -151,7 +153,8 @@ class Sender:
         from prunescope.tracking.history.bundle import relinked
 
         if record.labels.baseline_run_id is not None:
-            relinked(folder, record, self._baseline_of(record), None)
+            baseline = self._baseline_of(record, record.labels.baseline_run_id)
+            relinked(folder, record, baseline, None)
         return self._publish(folder, self.experiment or experiment).run_id
 
     def _publish(self, directory: Path, experiment: str | None) -> RunRef:
@@ -170,11 +173,20 @@ class Sender:
             return False
         return True
 
-    def _baseline_of(self, record: EvalRecord) -> str | None:
-        """The record id of a record's baseline, where any place knows it."""
+    def _named(self, one: LocalRecord) -> str | None:
+        """The run that a record is compared with; :attr:`source` may know one since it was sent."""
+        named = one.record.labels.baseline_run_id
+        source = self.source
+        if named is None and source is not None and one.record.labels.role != "original":
+            sent = [run.run_id for run in one.runs if run.tracking_uri == source.uri]
+            with contextlib.suppress(PrunescopeError):
+                named = source.get(sent[0]).baseline_run_id if sent else None
+        return named
+
+    def _baseline_of(self, record: EvalRecord, run_id: str | None) -> str | None:
+        """The record id of a record's baseline, the run ``run_id``, where any place knows it."""
         from prunescope.tracking.history.bundle import BASELINE_TAG
 
-        run_id = record.labels.baseline_run_id
         if run_id is not None and run_id not in self._record_ids and self.source is not None:
             with contextlib.suppress(PrunescopeError):
                 self._record_ids[run_id] = self.source.get(run_id).record_id or ""
