@@ -199,6 +199,16 @@ def test_every_block_runs_or_says_why_not(
             assert not re.search(r"^(prunescope|make) \w+ [^>]*$", block.text, re.MULTILINE)
 
 
+def test_pictures_are_there_small_and_all_shown() -> None:
+    shown = set()
+    for page in PAGES:
+        for place in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            picture = (page.parent / place).resolve()
+            assert picture.stat().st_size < 200_000, place
+            shown.add(picture)
+    assert shown == set((ROOT / "docs" / "images").iterdir())
+
+
 def check_script(text: str) -> None:
     subprocess.run(["bash", "-n"], input=text, text=True, check=True, timeout=30)
     found = re.findall(r"^\s*(prunescope .*)$", text.replace("\\\n", " "), re.MULTILINE)
