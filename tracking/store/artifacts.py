@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -38,6 +38,7 @@ __all__ = [
     "artifact_files",
     "artifacts_of",
     "check_against_manifest",
+    "refuse_pages",
     "send_artifacts",
     "send_record",
     "sha256_of",
@@ -257,8 +258,28 @@ def _same(back: Path, file: File) -> bool:
 # --- reading ------------------------------------------------------------------------------------
 
 
+def refuse_pages(directory: Path, paths: Iterable[str]) -> None:
+    """See that no downloaded file is a page that something before the server answers with.
+
+    Args:
+        directory: holds the files.
+        paths: of the files, below ``directory``.
+
+    Raises:
+        TrackingError: one is.
+    """
+    for path in paths:
+        with open(directory / path, "rb") as file:
+            start = file.read(64).lstrip().lower()
+        if start.startswith((b"<!doctype html", b"<html")) and not path.endswith(".html"):
+            raise TrackingError(
+                f"expected the run's {path}, found a web page",
+                hint="A login page in front of the server looks like this; the run is not damaged",
+            )
+
+
 def check_against_manifest(
-    directory: Path, paths: Iterable[str], manifest: Path, expected: str
+    directory: Path, paths: Sequence[str], manifest: Path, expected: str
 ) -> None:
     """See that downloaded files are what was sent, those of them that numbers come from.
 
@@ -270,7 +291,10 @@ def check_against_manifest(
 
     Raises:
         RecordError: a file is not what was sent, or the manifest is not.
+        TrackingError: something else than the server answered.
     """
+    refuse_pages(directory, paths)
+    refuse_pages(manifest.parent, [manifest.name])
     hint = "Delete the run, then send its record again: prunescope sync --to URI"
     if sha256_of(manifest) != expected:
         raise RecordError(f"the run's {MANIFEST_PATH} is not the one that was sent", hint=hint)

@@ -14,6 +14,7 @@ from prunescope.tracking.store.artifacts import (
     ARTIFACT_PATHS,
     MANIFEST_PATH,
     check_against_manifest,
+    refuse_pages,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def download_directory(
 
     Raises:
         RecordError: the run has no record, or what it holds now is not what was sent.
+        TrackingError: something else than the server answered.
     """
     listed = store.list_artifacts()
     paths = [entry.path for entry in listed if not entry.is_dir]
@@ -62,12 +64,14 @@ def download_record(store: ArtifactRepository, run: StoredRun) -> EvalRecord:
 
     Raises:
         RecordError: the run has none, or it is damaged or too new.
+        TrackingError: something else than the server answered.
     """
     listed = store.list_artifacts()
     if not any(entry.path == _RECORD for entry in listed):
         raise _no_record(run)
     with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
         store.download_artifacts(_RECORD, scratch)  # type: ignore[no-untyped-call]
+        refuse_pages(Path(scratch), [_RECORD])
         return read_record(Path(scratch))
 
 
