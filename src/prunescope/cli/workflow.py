@@ -18,7 +18,7 @@ from prunescope.cli.publishing import (
     publish,
     raise_alarms,
 )
-from prunescope.errors import TrackingError
+from prunescope.errors import PrunescopeError, TrackingError
 from prunescope.records import (
     EvalConfig,
     EvalRecord,
@@ -94,7 +94,9 @@ def _evaluate(
     try:
         run(prepared, record, directory, progress, interrupted=interrupted)
     except BaseException as error:
-        publish(directory, tracker)
+        # What went wrong first is what is told: on a full disk nothing can be published either.
+        with contextlib.suppress(PrunescopeError, OSError):
+            publish(directory, tracker)
         if isinstance(error, KeyboardInterrupt):
             progress.say(
                 f"interrupted: what was found is safe in {directory}; the same command goes on"
