@@ -15,6 +15,7 @@ from prunescope.metrics import corpus_title, format_percent
 __all__ = [
     "analysis_notes",
     "choice_divergence_table",
+    "collapse_notes",
     "detail_tables",
     "format_p",
     "significance_table",
@@ -79,16 +80,20 @@ def detail_tables(analysis: Analysis | None) -> tuple[Table, ...]:
     return tuple(table for table in tables if table.rows)
 
 
+def collapse_notes(analysis: Analysis | None) -> tuple[str, ...]:
+    """Tasks of which a model no longer reads the documents."""
+    return tuple(
+        f"Collapse: the {c.side} model gives answer {c.choice + 1} to {100 * c.share:.1f} % of "
+        f"{c.task}'s documents; it is right for {100 * c.gold_share:.1f} %"
+        for c in (analysis.collapses if analysis is not None else ())
+    )
+
+
 def analysis_notes(analysis: Analysis | None) -> tuple[str, ...]:
     """What a reader must know of the documents."""
     if analysis is None:
         return ()
-    collapsed = [
-        f"Collapse: the {c.side} model gives answer {c.choice + 1} to {100 * c.share:.1f} % of "
-        f"{c.task}'s documents; it is right for {100 * c.gold_share:.1f} %"
-        for c in analysis.collapses
-    ]
-    return (*collapsed, *_mask_notes(analysis.masks), *analysis.notes)
+    return (*collapse_notes(analysis), *_mask_notes(analysis.masks), *analysis.notes)
 
 
 # --- significance -------------------------------------------------------------------------------

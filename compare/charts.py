@@ -163,7 +163,7 @@ def perplexity_chart(comparison: Comparison) -> str:
 def _short(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return "n/a"
-    return f"{value:.2f}" if value < 1000 else f"{value:.3g}"
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}" if value < 1e7 else f"{value:.3g}"
 
 
 # --- structure ----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
+from prunescope.compare.analysis_tables import collapse_notes
 from prunescope.compare.charts import perplexity_ratio, points
 from prunescope.compare.delta import Comparison, Row
 from prunescope.compare.significance import detectable_difference
@@ -36,7 +37,7 @@ class Highlights:
     sentence: str
     tiles: tuple[Tile, ...]
     warnings: tuple[str, ...] = ()
-    """What a reader must know before any figure: NaN, alarms."""
+    """What a reader must know before any figure: NaN, alarms, tasks that collapsed."""
 
 
 def comparison_highlights(comparison: Comparison) -> Highlights:
@@ -50,6 +51,7 @@ def comparison_highlights(comparison: Comparison) -> Highlights:
     ]
     sides = (comparison.original, comparison.pruned)
     warnings = comparison.notes[: sum(len(side.broken) + len(side.alarms) for side in sides)]
+    warnings += collapse_notes(comparison.analysis)
     return Highlights(
         suite.verdict if suite else "",
         _sentence(suite),
@@ -119,13 +121,22 @@ def _perplexity_tile(comparison: Comparison, row: Row) -> Tile:
         broken = row.pruned is not None and not math.isfinite(row.pruned)
         value, css = (PERPLEXITY.format(row.pruned), "worse") if broken else ("n/a", "")
         return Tile(row.label, value, row.reason or "not comparable", css)
-    detail = f"{PERPLEXITY.format(row.original)} \u2192 {PERPLEXITY.format(row.pruned)}"
+    detail = f"{_perplexity(row.original)} \u2192 {_perplexity(row.pruned)}"
     ratio = perplexity_ratio(comparison, row)
     css = ""
     if ratio is not None:
-        detail += f"; 95 % \u00d7{ratio.low:.3f} to \u00d7{ratio.high:.3f}"
+        detail += f"; 95 % {_times(ratio.low)} to {_times(ratio.high)}"
         css = "worse" if ratio.low > 1 else "better" if ratio.high < 1 else "unclear"
-    return Tile(row.label, f"\u00d7{1 + row.relative:.3f}", detail, css)
+    return Tile(row.label, _times(1 + row.relative), detail, css)
+
+
+def _perplexity(value: float | None) -> str:
+    ruined = value is not None and 1000 <= value < math.inf
+    return f"{value:,.0f}" if ruined else PERPLEXITY.format(value)
+
+
+def _times(ratio: float) -> str:
+    return f"\u00d7{ratio:.3f}" if ratio < 100 else f"\u00d7{ratio:,.0f}"
 
 
 def _sparsity_tile(sparsity: SparsityResult | None) -> Tile | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from support.records import write_example
 
 from prunescope.compare.analysis import compare_directories
 from prunescope.compare.delta import Comparison, compare_records
+from prunescope.compare.divergence import Collapse
+from prunescope.compare.highlights import comparison_highlights
 from prunescope.compare.report import html_report, json_text, markdown_report, plain_report
-from prunescope.records import read_tensors, write_record
+from prunescope.records import read_record, read_tensors, write_record
 
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
 
@@ -51,6 +54,26 @@ def test_reports_equal_golden(folder: Path, name: str) -> None:
 
 def test_the_page_of_a_whole_comparison_equals_golden(folder: Path) -> None:
     check_golden("analysis-pair.html", html_report(compared(folder, "original", "pruned")))
+
+
+def test_the_page_says_before_its_verdict_that_a_task_collapsed(folder: Path) -> None:
+    comparison = compared(folder, "original", "pruned")
+    assert comparison.analysis is not None
+    collapsed = (Collapse("boolq", "pruned", 0, 1.0, 0.225),)
+    analysis = replace(comparison.analysis, collapses=collapsed)
+    page = html_report(replace(comparison, analysis=analysis))
+    above, _, below = page.partition('<p class="verdict')
+    assert "Collapse: the pruned model gives answer 1 to 100.0 % of boolq&#39;s" in above
+    assert "Collapse" not in below
+
+
+def test_a_ruined_perplexity_is_told_in_round_figures(folder: Path) -> None:
+    ruined = read_record(folder / "pruned")
+    result = ruined.perplexity["wikitext2"].model_copy(update={"perplexity": 26850.1939})
+    ruined = ruined.model_copy(update={"perplexity": {"wikitext2": result}})
+    tiles = comparison_highlights(compare_records(read_record(folder / "original"), ruined)).tiles
+    (tile,) = [tile for tile in tiles if tile.title.startswith("WikiText2")]
+    assert (tile.value, tile.detail) == ("\u00d71,688", "15.9038 \u2192 26,850")
 
 
 def test_the_json_holds_the_statistics(folder: Path) -> None:
