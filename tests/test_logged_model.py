@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.entities import LoggedModel
 from mlflow.tracking import MlflowClient
+from support.browser import needs_browser, screenshot, start_browser
 from support.cli import SMALL, run_cli
 from support.records import pruned_record, write_example
 from support.server import fresh_store, proxy
@@ -211,3 +212,25 @@ def test_a_record_that_was_made_without_a_server_gets_its_model_when_it_is_sent(
     assert done.exit_code == 0, done.stderr
     (run,) = store.search()
     assert len(models(store, run.ref)) == 1
+
+
+@needs_browser
+def test_the_models_page_shows_its_figures_and_the_runs_page_leads_there(
+    mlflow_server: str, tmp_path: Path
+) -> None:
+    store = open_store(mlflow_server, root=tmp_path / "mlruns")
+    run = send(store, write(tmp_path / "r"))
+    (model,) = models(store, run)
+    perplexity = store.get(run.run_id).metrics["ppl/wikitext2"]
+    with start_browser() as browser:
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.goto(str(run.url))
+        with page.context.expect_page() as opened:
+            page.get_by_role("link", name=model.name).first.click()
+        page = opened.value
+        page.set_viewport_size({"width": 1600, "height": 1000})
+        assert page.url.endswith(f"/models/{model.model_id}")
+        row = page.get_by_role("row").filter(has_text="ppl/wikitext2")
+        row.filter(has_text="wikitext2 (#").filter(has_text=str(perplexity)).wait_for()
+        screenshot(page, "logged-model")

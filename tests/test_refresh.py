@@ -194,7 +194,7 @@ def test_a_baseline_that_is_named_is_kept(here: Store, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "--baseline" in done.stderr
     everything = run_cli(["refresh"], tmp_path)
-    assert (everything.exit_code, "1 no baseline" in everything.stdout) == (0, True)
+    assert (everything.exit_code, "1 without a baseline" in everything.stdout) == (0, True)
     dry = run_cli(["refresh", pruned.run_id, "--baseline", original.run_id, "--dry-run"], tmp_path)
     assert dry.exit_code == 0
     assert "would write" in dry.stdout
@@ -324,7 +324,9 @@ def test_every_pruned_run_is_looked_at_and_a_damaged_one_named(here: Store, tmp_
 def test_only_one_experiment_is_looked_at(here: Store, tmp_path: Path) -> None:
     unlinked(here, tmp_path)
     assert "no finished run" in run_cli(["refresh", "--experiment", "other"], tmp_path).stdout
-    assert "1 no baseline" in run_cli(["refresh", "--experiment", "refresh"], tmp_path).stdout
+    assert (
+        "1 without a baseline" in run_cli(["refresh", "--experiment", "refresh"], tmp_path).stdout
+    )
 
 
 def test_torch_is_not_needed(here: Store, tmp_path: Path) -> None:

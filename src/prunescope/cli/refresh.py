@@ -81,6 +81,8 @@ def refresh_command(
         document=lambda: {"dry_run": dry_run, "runs": [_as_dict(one) for one in found]},
         essential=lambda: [one.run.run_id for one in found if one.status == "updated"],
     )
+    if not runs and counts["no baseline"]:
+        output.note("a run is given its baseline by: prunescope refresh RUN --baseline ORIGINAL")
     if failed := counts["failed"]:
         word = "run was" if failed == 1 else "runs were"
         raise TrackingError(f"{failed} {word} not refreshed", hint="See the lines above")
@@ -104,7 +106,10 @@ def _line(one: Refreshed, dry_run: bool) -> str:
 def _summary(counts: Counter[str], dry_run: bool) -> str:
     if not counts:
         return "no finished run of a pruned model"
-    names = {"updated": "would change" if dry_run else "updated"}
+    names = {
+        "updated": "would change" if dry_run else "updated",
+        "no baseline": "without a baseline on this server",
+    }
     told = [f"{count} {names.get(status, status)}" for status, count in counts.items()]
     return ", ".join(told)
 

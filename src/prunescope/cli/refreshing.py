@@ -292,9 +292,11 @@ def _check_named(run: StoredRun, own: StoredRun | None, named: StoredRun) -> Non
         )
     if own is None and not may_take_baseline(run, named):
         raise SettingError(
-            f"a {named.role or 'pruned'} model's run cannot be the baseline of "
-            f"{'an original' if run.role == 'original' else 'this run'}",
-            hint="Name the original's run with --baseline",
+            "an original is compared with no baseline"
+            if run.role == "original"
+            else f"{named.ref.run_name} ({named.ref.run_id[:8]}) is a pruned model's run or the "
+            "run itself, not an original's",
+            hint="To compare the two all the same: prunescope compare A B --log",
         )
 
 
