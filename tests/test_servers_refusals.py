@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 from support.records import failed_record, write_example
-from support.server import Answer, proxy
+from support.server import Answer as Reply
+from support.server import proxy
 
 from prunescope.errors import TrackingError
 from prunescope.records import EvalRecord, read_record, write_record
 from prunescope.tracking.spool import uploaded_to
 from prunescope.tracking.store import Store, open_store
+from prunescope.tracking.store.refusals import Answer, not_mlflow, refused
 
 LOGIN_PAGE = b"<!doctype html><title>Sign in</title><form></form>"
 MLFLOW_403 = b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}'
@@ -37,7 +39,7 @@ READING = {
     "list of files": ("GET", rf"{FILES}\?"),
     "record": ("GET", f"{FILES}/.*record.json"),
 }
-ANSWERS: dict[str, tuple[Answer, str]] = {
+ANSWERS: dict[str, tuple[Reply, str]] = {
     "401": ((401, b"You are not authenticated."), "asks for credentials (status 401)"),
     "403": ((403, MLFLOW_403), "does not allow this without credentials (status 403)"),
     "500": ((500, b"Internal Server Error"), "answers with status 500"),
@@ -56,8 +58,8 @@ def example(directory: Path) -> EvalRecord:
     return record
 
 
-def answering(step: tuple[str, str], answer: Answer) -> Callable[[str, str], Answer | None]:
-    def rule(method: str, path: str) -> Answer | None:
+def answering(step: tuple[str, str], answer: Reply) -> Callable[[str, str], Reply | None]:
+    def rule(method: str, path: str) -> Reply | None:
         return answer if method == step[0] and re.search(step[1], path) else None
 
     return rule
@@ -129,3 +131,53 @@ def test_what_a_step_of_reading_answers_is_told(
         with pytest.raises(TrackingError) as caught:
             store.read_record(store.get(stored[1]))
         told(caught.value, address, said)
+
+
+# --- docs/tracking-servers.md -------------------------------------------------------------------
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "tracking-servers.md"
+NAMED = "https://tracking.example.org"
+HOST_403 = "Invalid Host header - possible DNS rebinding attack detected"
+LOGGED_IN = {"USERNAME": "ada", "PASSWORD": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "settings", "answer"),
+    [
+        (NAMED, {}, Answer(401)),
+        (NAMED, LOGGED_IN, Answer(401)),
+        (NAMED, {"TOKEN": "secret"}, Answer(401)),
+        (NAMED, LOGGED_IN | {"USERNAME": "grace"}, Answer(403, "Permission denied")),
+        ("http://10.1.2.3:5000", LOGGED_IN, Answer(403, HOST_403)),
+        (NAMED, LOGGED_IN, Answer(500)),
+        (NAMED, LOGGED_IN, Answer(502)),
+        (NAMED, {"TOKEN": "secret"}, Answer(500)),
+        (NAMED, {}, None),
+    ],
+)
+def test_the_page_has_the_very_messages(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    uri: str,
+    settings: dict[str, str],
+    answer: Answer | None,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("USERNAME", "PASSWORD", "TOKEN"):
+        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
+    error = not_mlflow(uri) if answer is None else refused(uri, answer)
+    line = f"{error}"
+    assert "secret" not in line
+    assert line in PAGE.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_page_has_no_other_messages() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    quoted = [
+        line
+        for line in text.splitlines()
+        if line.startswith(("the tracking server ", "expected an MLflow server"))
+    ]
+    assert len(quoted) == len(set(quoted)) == 9

@@ -71,6 +71,11 @@ def tracking_errors(uri: str) -> Iterator[None]:
 def _told(error: BaseException, uri: str) -> TrackingError:
     shown = redact_uri(uri)
     text = str(error)
+    if isinstance(error, ModuleNotFoundError):
+        return TrackingError(
+            f"the tracking store {shown} needs the Python package {error.name}",
+            hint="Install it, or name a driver that you have, such as postgresql+psycopg2://",
+        )
     answer = _answer(error) if is_http(uri) else None
     if answer is not None and (answer.status in (401, 403) or answer.status >= 500):
         return refused(uri, answer)
