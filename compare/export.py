@@ -10,6 +10,7 @@ from typing import Any
 from prunescope.compare.delta import Comparison, Row, ordered_tasks
 from prunescope.compare.drift import MaskDrift
 from prunescope.compare.markdown import headline
+from prunescope.plain import visible_json
 from prunescope.records import EvalRecord, RunRef
 
 __all__ = ["COMPARISON_SCHEMA_VERSION", "json_report", "json_text", "timestamp"]
@@ -56,7 +57,8 @@ def json_report(comparison: Comparison) -> dict[str, Any]:
 
 def json_text(comparison: Comparison) -> str:
     """:func:`json_report` as standard JSON text, indented by two."""
-    return json.dumps(json_report(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(json_report(comparison), indent=2, ensure_ascii=False, allow_nan=False)
+    return visible_json(text) + "\n"
 
 
 def timestamp(comparison: Comparison) -> str:

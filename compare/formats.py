@@ -12,6 +12,7 @@ from prunescope.compare.delta import Comparison, Row
 from prunescope.compare.layout import Table, spreadsheet_safe
 from prunescope.compare.tables import comparison_tables
 from prunescope.compare.vocabulary import divergence_figures
+from prunescope.plain import printable
 
 __all__ = ["csv_report", "escape_latex", "latex_report", "latex_table"]
 
@@ -60,7 +61,7 @@ def escape_latex(text: str) -> str:
 
 def _flat(text: str) -> str:
     """Text in one line, without control characters."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
+    return re.sub(r"\s+", " ", printable(re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", text)))
 
 
 def latex_report(comparison: Comparison) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from prunescope.compare.gate import ConditionResult, GateResult
+from prunescope.plain import printable, visible_json
 
 __all__ = ["describe", "gate_json", "gate_junit"]
 
@@ -32,7 +33,8 @@ def gate_json(result: GateResult) -> str:
         "exit_code": result.exit_code,
         "conditions": conditions,
     }
-    return json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    return visible_json(text) + "\n"
 
 
 def gate_junit(result: GateResult, name: str = "prunescope.gate") -> str:
@@ -83,4 +85,4 @@ def _number(value: float | None) -> float | None:
 
 def _xml(text: str) -> str:
     """Text without the control characters that XML forbids."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", " ", text)
+    return printable(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", " ", text))

@@ -18,6 +18,7 @@ from prunescope.compare.structure import Structure, tier_counts
 from prunescope.compare.svg import Dumbbell, Line, bar_chart, dumbbell_chart, line_chart
 from prunescope.compare.tables import comparison_tables
 from prunescope.metrics import format_percent
+from prunescope.plain import printable
 from prunescope.records import EvalRecord, RunRef
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def run_report_html(
 
 def _links(first: RunRef | None, second: RunRef | None) -> list[RunRef]:
     """The runs that have a page."""
-    return [run for run in (first, second) if run is not None and run.url is not None]
+    runs = [run for run in (first, second) if run is not None]
+    return [run for run in runs if (run.url or "").startswith(("http://", "https://"))]
 
 
 # --- sections -----------------------------------------------------------------------------------
@@ -248,6 +250,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         keep_trailing_newline=True,
     )
 
@@ -256,4 +259,4 @@ def _markup(svg: str) -> Any:
     """SVG is built from escaped parts: the page takes it as it is."""
     from markupsafe import Markup
 
-    return Markup(svg)  # noqa: S704
+    return Markup(printable(svg))  # noqa: S704

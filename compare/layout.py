@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from prunescope.plain import printable
+
 __all__ = ["Cell", "Table", "spreadsheet_safe"]
 
 
@@ -14,6 +16,9 @@ class Cell:
 
     text: str
     better: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", printable(self.text))
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class Table:
     """What a reader needs to know to read it."""
     spare: tuple[int, ...] = ()
     """Columns that a narrow terminal leaves out, the first of these first."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "header", tuple(printable(text) for text in self.header))
 
     def without(self, column: int) -> Table:
         """The table without one of its columns."""
@@ -50,10 +58,13 @@ def _drop(row: tuple[_Item, ...], column: int) -> tuple[_Item, ...]:
 
 
 def spreadsheet_safe(text: str) -> str:
-    """Text of a CSV cell that no spreadsheet takes for a formula: an apostrophe in front.
+    """Text of a CSV cell, printable, that no spreadsheet takes for a formula.
+
+    What might be one gets an apostrophe in front.
 
     Full-width signs and leading white space count, which some spreadsheets pass over.
     """
+    text = printable(text)
     start = text.lstrip()[:1]
-    risky = text[:1] in ("\t", "\r", "\n") or start in tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+    risky = text[:1] in ("\t", "\n") or start in tuple("=+-@\uff1d\uff0b\uff0d\uff20")
     return "'" + text if risky else text

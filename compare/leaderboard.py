@@ -274,10 +274,10 @@ def leaderboard_csv(board: Leaderboard) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     corpora = [f"ppl/{corpus}/{seqlen}".rstrip("/") for corpus, seqlen in board.corpora]
-    tasks = [f"acc/{task}" for task in board.tasks]
+    figures = map(spreadsheet_safe, (*corpora, *(f"acc/{task}" for task in board.tasks)))
     labels = ("run_id", "run_name", "model", "role", "method", "baseline_run_id", "started_at")
     changes = ("delta_mean", "delta_stderr", "delta_p", "ppl_ratio", "reason")
-    writer.writerow([*labels, "sparsity", *corpora, *tasks, "mean", *changes])
+    writer.writerow([*labels, "sparsity", *figures, "mean", *changes])
     for row in board.rows:
         run, change = row.run, row.change
         texts = (run.run_id, run.name, run.model, run.role, run.method)

@@ -9,6 +9,7 @@ from prunescope.compare.layout import Table
 from prunescope.compare.run_tables import run_tables
 from prunescope.compare.tables import comparison_tables
 from prunescope.metrics import format_percent
+from prunescope.plain import begins_block, plain_line, printable
 from prunescope.records import EvalRecord, RunRef
 
 __all__ = [
@@ -34,10 +35,18 @@ def escape_markdown(text: str) -> str:
     Newlines become spaces; an underscore inside a word (``arc_easy``) needs no escape and
     stays readable.
     """
-    text = re.sub(r"\s*[\r\n]+\s*", " ", text)
+    text = re.sub(r"\s*\n+\s*", " ", printable(text))
     text = re.sub(r"[&<>]", lambda match: _ENTITIES[match.group()], text)
     text = re.sub(r"[\\`*\[\]|~$]", r"\\\g<0>", text)
     return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text)
+
+
+def _remark(text: str) -> str:
+    """Escaped text that begins no heading, list or rule where it stands first in its line."""
+    escaped = escape_markdown(text.strip())
+    if not begins_block(escaped):
+        return escaped
+    return re.sub(r"^\d*", r"\g<0>\\", escaped)
 
 
 def markdown_table(table: Table) -> str:
@@ -72,7 +81,7 @@ def markdown_report(comparison: Comparison) -> str:
     ]
     remarks = [
         f"- \\[{n}\\] {escape_markdown(reason)}" for n, reason in enumerate(tables.footnotes, 1)
-    ] + [f"- {escape_markdown(note)}" for note in tables.notes]
+    ] + [f"- {_remark(note)}" for note in tables.notes]
     if remarks:
         parts.append("## Notes\n\n" + "\n".join(remarks))
     parts.append(_READING)
@@ -90,7 +99,7 @@ def run_report_markdown(record: EvalRecord, run: RunRef | None = None) -> str:
     parts = [f"# Evaluation of {escape_markdown(record.model.name)}"]
     parts.extend(_section(table) for table in tables.sections)
     if tables.notes:
-        notes = "\n".join(f"- {escape_markdown(note)}" for note in tables.notes)
+        notes = "\n".join(f"- {_remark(note)}" for note in tables.notes)
         parts.append("## Notes\n\n" + notes)
     return "\n\n".join(parts) + "\n"
 
@@ -124,7 +133,7 @@ def run_note(
     table in Markdown follow. No HTML. At most :data:`NOTE_LIMIT` characters.
     """
     tables = comparison_tables(comparison)
-    first = headline(comparison).replace("<", "\u2039").replace(">", "\u203a")
+    first = plain_line(headline(comparison))
     links = [
         f"[{text}]({_url(url)})"
         for text, url in (("The original's run", baseline_url), ("Both runs compared", compare_url))
@@ -133,7 +142,7 @@ def run_note(
     head = [first, *([" · ".join(links)] if links else [])]
     footnotes = tables.footnotes[: tables.first_footnotes]
     tail = [f"\\[{n}\\] {escape_markdown(reason)}" for n, reason in enumerate(footnotes, 1)]
-    tail += [escape_markdown(note) for note in tables.notes]
+    tail += [_remark(note) for note in tables.notes]
     summary, tasks = markdown_table(tables.summary), markdown_table(tables.tasks)
     # MLflow draws tables without space between them.
     above = [summary, f"**{escape_markdown(tables.tasks.title)}**"] if tables.summary.rows else []

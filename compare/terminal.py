@@ -19,6 +19,7 @@ from prunescope.compare.tables import (
     degradation,
     task_table,
 )
+from prunescope.plain import printable
 
 __all__ = ["plain_report", "plain_table", "plain_text", "terminal_report", "wide_table"]
 
@@ -127,9 +128,8 @@ def _judging(tables: ReportTables) -> list[Table]:
 def _remarks(tables: ReportTables) -> list[str]:
     """Footnotes of the tables that are shown, and notes."""
     shown = tables.footnotes[: tables.first_footnotes]
-    return [f"[{n}] {reason}" for n, reason in enumerate(shown, 1)] + [
-        f"! {note}" for note in tables.notes
-    ]
+    told = [f"[{n}] {reason}" for n, reason in enumerate(shown, 1)]
+    return [_one_line(text) for text in (*told, *(f"! {note}" for note in tables.notes))]
 
 
 # --- plain --------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def _aligned(
 
 def _one_line(text: str) -> str:
     """Text without line breaks and control characters, which would break the table."""
-    return re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text)
+    return printable(re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text))
 
 
 # --- rich ---------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _rich_table(table: Table) -> RichTable:
     drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column, title in enumerate(table.header):
         drawn.add_column(
-            title,
+            Text(title),
             justify="left" if column < table.words else "right",
             overflow="fold",
             no_wrap=column >= table.words,

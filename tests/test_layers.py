@@ -14,7 +14,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("evaluate", "tracking", "compare")
 SHARED = {
-    *("prunescope.records", "prunescope.metrics", "prunescope.errors", "prunescope.redaction"),
+    *("prunescope.records", "prunescope.metrics", "prunescope.errors"),
+    *("prunescope.redaction", "prunescope.plain"),
     "prunescope",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from prunescope.plain import plain_line
 from prunescope.tracking.links import experiment_path, redact
 
 __all__ = [
@@ -27,16 +28,6 @@ _LEAST = 1000
 _MARK = "Evaluations by prunescope"
 
 
-def plain_line(text: str) -> str:
-    """One line that means the same as plain text, Markdown and HTML.
-
-    The run table shows a note's first line raw, the run's page renders it: what would be markup
-    there is replaced.
-    """
-    line = " ".join(text.split())
-    return line.translate(str.maketrans("<>[]`*|", "()()'·/"))
-
-
 def compose_note(text: str, links: Mapping[str, str], *, first_line: str) -> str:
     """A run's note: a plain first line, then the links, then the rest in Markdown.
 
@@ -45,7 +36,7 @@ def compose_note(text: str, links: Mapping[str, str], *, first_line: str) -> str
         links: what a link says -> its address.
         first_line: what to begin with where ``text`` is empty.
     """
-    head, _, rest = (text.strip() or first_line).partition("\n")
+    head, _, rest = (text.strip() or plain_line(first_line)).partition("\n")
     line = " · ".join(f"[{title}]({address})" for title, address in links.items())
     parts = [plain_line(head), line, rest.strip("\n")]
     return cut_note("\n\n".join(part for part in parts if part.strip()))

@@ -11,9 +11,10 @@ from prunescope.errors import PrunescopeError
 from prunescope.redaction import redact
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
+    from rich.segment import Segment
 
     from prunescope.records import Stage
 
@@ -22,16 +23,29 @@ __all__ = ["Output", "TerminalProgress", "print_error", "stderr", "stdout"]
 
 def stdout() -> Console:
     """The console that results go to."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=False)
+    return _console(stderr=False)
 
 
 def stderr() -> Console:
     """The console for progress, notes and errors."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    """A console that shows text as it is: no markup, no emoji, nothing that a terminal obeys."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    from prunescope.plain import printable
+
+    class Plain(Console):
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            for part in super().render(renderable, options):
+                shown = part.text if part.control else printable(part.text)
+                yield part if shown == part.text else part._replace(text=shown)
+
+    return Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_error(error: PrunescopeError) -> None:
@@ -79,16 +93,16 @@ class Output:
     def line(self, text: str) -> None:
         """A line of a result that comes bit by bit; none with ``--json`` or ``--quiet``."""
         if not (self.as_json or self.quiet):
-            stdout().print(redact(text), soft_wrap=True, markup=False)
+            stdout().print(redact(text), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line on stderr that a person may want to know; none with ``--quiet``."""
         if not self.quiet:
-            stderr().print(redact(text), soft_wrap=True, markup=False)
+            stderr().print(redact(text), soft_wrap=True)
 
     def warn(self, text: str, style: str = "bold yellow") -> None:
         """A line on stderr that matters, whatever was asked for."""
-        stderr().print(redact(text), soft_wrap=True, markup=False, style=style)
+        stderr().print(redact(text), soft_wrap=True, style=style)
 
     def progress(self) -> TerminalProgress:
         """Bars on stderr; none with ``--quiet``, or where stderr is not a terminal."""
@@ -98,7 +112,7 @@ class Output:
 def _print_parts(parts: Iterable[RenderableType]) -> None:
     for part in parts:
         plain = isinstance(part, str)  # a line as it is, which the terminal may break
-        stdout().print(part, soft_wrap=plain, markup=not plain)
+        stdout().print(part, soft_wrap=plain)
 
 
 def _print_json(value: Any) -> None:
@@ -107,7 +121,10 @@ def _print_json(value: Any) -> None:
 
     import typer
 
-    typer.echo(json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
+    from prunescope.plain import visible_json
+
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    typer.echo(visible_json(text))
 
 
 def _finite(value: Any) -> Any:
@@ -135,7 +152,7 @@ class TerminalProgress:
 
         self._console = stderr()
         self._bars: Bars = Progress(
-            TextColumn("{task.fields[stage]:<10} {task.description:<16.16}"),
+            TextColumn("{task.fields[stage]:<10} {task.description:<16.16}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
