@@ -6,6 +6,8 @@ PostgreSQL comes from a wheel, and moto answers as the S3 store in the place of 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ import psycopg2
 import pytest
 import requests
 from support.cli import SMALL, Finished, run_cli
-from support.postgres import ADMIN, HOST, Deployment
+from support.compose import DEPLOY
+from support.postgres import HOST, Deployment
 from support.postgres import deployment as deployment
 from support.records import write_example
 from support.server import Answer, Headers, proxy
@@ -33,22 +36,34 @@ READER = ("grace", "reads what others did")
 @pytest.fixture(scope="module")
 def server(deployment: Deployment) -> Deployment:
     """The deployment with two users, of whom one owns the experiment ``lab``."""
-    from mlflow.server.auth.client import AuthServiceClient
-
-    with pytest.MonkeyPatch.context() as patch:
-        log_in(patch, ADMIN)
-        accounts = AuthServiceClient(deployment.address)
-        for name, password in (WRITER, READER):
-            accounts.create_user(name, password)
-        log_in(patch, WRITER)
-        made = requests.post(
-            f"{deployment.address}/api/2.0/mlflow/experiments/create",
-            json={"name": "lab"},
-            auth=WRITER,
-            timeout=10,
-        )
-        made.raise_for_status()
+    for name, password in (WRITER, READER):
+        done = in_container(deployment, "mlflow", f"python /opt/users.py add {name}", password)
+        assert done.stdout == f"added {name}\n", done.stderr
+    made = requests.post(
+        f"{deployment.address}/api/2.0/mlflow/experiments/create",
+        json={"name": "lab"},
+        auth=WRITER,
+        timeout=10,
+    )
+    made.raise_for_status()
     return deployment
+
+
+def in_container(
+    deployment: Deployment, service: str, command: str, typed: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """What ``docker compose exec SERVICE COMMAND`` would run."""
+    return subprocess.run(
+        deployment.command(service, shlex.split(command)),
+        # In its own container PostgreSQL asks for no password.
+        env={"PGPASSWORD": deployment.environment("mlflow")["PGPASSWORD"]}
+        | deployment.environment(service),
+        input=f"{typed}\n",
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -415,3 +430,59 @@ def test_no_secret_is_in_the_command_line_or_the_log(server: Deployment) -> None
         assert environment[name] not in command
         assert environment[name] not in log
     assert WRITER[1] not in log
+
+
+# --- its README ---------------------------------------------------------------------------------
+
+README = (DEPLOY / "README.md").read_text(encoding="utf-8")
+IN_CONTAINERS = re.findall(
+    r"^docker compose (?:exec(?: -T)?|run --rm) (\w+) (.+?)(?: > \S+)?$", README, re.MULTILINE
+)
+
+
+def test_every_command_that_the_readme_runs_in_a_container_works(server: Deployment) -> None:
+    requests.post(
+        f"{server.address}/api/2.0/mlflow/experiments/create",
+        json={"name": "pruning"},
+        auth=("admin", server.environment("mlflow")["MLFLOW_AUTH_ADMIN_PASSWORD"]),
+        timeout=10,
+    ).raise_for_status()
+    assert len(IN_CONTAINERS) == 7
+    for service, command in IN_CONTAINERS:
+        if "add ada" in command or "add grace" in command:
+            continue  # the fixture has
+        done = in_container(server, service, command, WRITER[1])
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+
+
+def test_a_user_who_was_granted_it_sends_to_anothers_experiment(
+    server: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_user = in_container(server, "mlflow", "python /opt/users.py add joan", "joan's password")
+    assert add_user.returncode == 0, add_user.stderr
+    log_in(monkeypatch, ("joan", "joan's password"))
+    record = add_record(tmp_path / "mlruns" / "records" / "20260101-mine-01234567")
+    where = ["sync", "--tracking-uri", server.address, "--experiment", "lab"]
+    one_error(run_cli(where, tmp_path), "does not allow this with the user name 'joan'")
+    granted = in_container(server, "mlflow", "python /opt/users.py grant joan lab")
+    assert granted.stdout == "joan has EDIT on lab\n"
+    done = run_cli(where, tmp_path)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert len(runs_of(open_store(server.address, root=tmp_path), record)) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "said"),
+    [
+        ("add mary", "short", "at least 12 characters"),
+        ("password nobody", "a long enough one", "nobody"),
+        ("grant ada nowhere", "", "nowhere"),
+    ],
+)
+def test_a_mistake_with_users_is_told_in_a_line(
+    server: Deployment, command: str, typed: str, said: str
+) -> None:
+    done = in_container(server, "mlflow", f"python /opt/users.py {command}", typed)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

