@@ -281,6 +281,52 @@ def test_an_interrupted_refresh_is_completed_by_the_next(here: Store, tmp_path: 
     )
 
 
+STEPS = {
+    "report": ("PUT", "report.html"),
+    "tag goes": ("", "delete-tag"),
+    "manifest": ("PUT", "manifest.json"),
+    "tag comes": ("", "set-tag"),
+    "note": ("", "log-batch"),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_wherever_a_refresh_breaks_off_the_run_can_be_read_and_the_next_completes_it(
+    mlflow_server: str, tmp_path: Path, step: str
+) -> None:
+    store = open_store(mlflow_server, root=tmp_path / "mlruns")
+    original, pruned = unlinked(store, tmp_path)
+
+    def refuse(method: str, path: str) -> tuple[int, bytes] | None:
+        verb, end = STEPS[step]
+        hit = path.partition("?")[0].endswith(end) and verb in ("", method)
+        return (403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}') if hit else None
+
+    def refresh_at(address: str) -> Finished:
+        names = [pruned.run_id, "--baseline", original.run_id, "--tracking-uri", address]
+        return run_cli(["refresh", *names], tmp_path)
+
+    with proxy(mlflow_server, refuse) as (address, _):
+        assert refresh_at(address).exit_code == 2
+    between = store.fetch(store.get(pruned.run_id), tmp_path / "between", everything=True)
+    assert read_record(between) == read_record(tmp_path / "pruned")
+    done = refresh_at(mlflow_server)
+    assert done.exit_code == 0, done.stderr
+    assert "updated" in done.stdout
+    run = store.get(pruned.run_id)
+    assert run.is_complete
+    assert run.baseline_run_id == original.run_id
+    back = store.fetch(run, tmp_path / "back", everything=True)
+    assert all(original.run_id in (back / f"report.{kind}").read_text() for kind in ("md", "html"))
+    manifest = MlflowClient(store.uri).download_artifacts(pruned.run_id, "manifest.json")
+    assert run.tags[MANIFEST_TAG] == hashlib.sha256(Path(manifest).read_bytes()).hexdigest()
+    for entry in json.loads(Path(manifest).read_text())["files"]:
+        if entry["path"].startswith("report"):
+            content = (back / entry["path"]).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+    assert "1 up to date" in refresh_at(mlflow_server).stdout
+
+
 def test_a_run_whose_record_was_changed_gets_no_new_manifest(here: Store, tmp_path: Path) -> None:
     original, pruned = unlinked(here, tmp_path)
     client = MlflowClient(here.uri)

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
     from prunescope.tracking.store import Store
 
-__all__ = ["replace_reports"]
+__all__ = ["lacks_tag", "replace_reports"]
 
 
 def replace_reports(store: Store, run: StoredRun, fetched: Path, reports: Sequence[Path]) -> None:
     """Put new reports in the place of a run's old ones, and have the manifest say so.
 
-    At no time does the run vouch for what is not there: the tag goes before the manifest changes,
-    and comes back when the new files were read back. A run that an interrupted call has left
-    without the tag gets it back, where its files are those of its manifest.
+    At no time does the run vouch for what is not there: the tag goes before anything changes, and
+    comes back when the new files were read back. An interrupted call leaves the run without the
+    tag, or with the last report as it was: then it has to be repeated.
 
     Args:
         store: the run's.
@@ -57,11 +57,23 @@ def replace_reports(store: Store, run: StoredRun, fetched: Path, reports: Sequen
         new = Path(scratch) / "new" / MANIFEST_PATH
         new.parent.mkdir()
         new.write_text(text, encoding="utf-8")
-        send_artifacts(there, files)
         if MANIFEST_TAG in run.tags:
             client.delete_tag(run_id, MANIFEST_TAG)
-        send_artifacts(there, [File(new, PurePosixPath(MANIFEST_PATH))])
+        send_artifacts(there, [*files[:-1], File(new, PurePosixPath(MANIFEST_PATH)), files[-1]])
         client.set_tag(run_id, MANIFEST_TAG, hashlib.sha256(text.encode()).hexdigest())
+
+
+def lacks_tag(store: Store, run: StoredRun) -> bool:
+    """Whether an interrupted :func:`replace_reports` (or upload) has left a run without its tag.
+
+    Raises:
+        TrackingError: the store refuses.
+    """
+    if MANIFEST_TAG in run.tags:
+        return False
+    client, uri = store.connection
+    with tracking_errors(uri):
+        return _has_manifest(artifacts_of(client.get_run(run.ref.run_id), uri))
 
 
 def _has_manifest(there: ArtifactRepository) -> bool:

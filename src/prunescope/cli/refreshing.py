@@ -205,7 +205,7 @@ class Refresher:
         new_metrics = {k: v for k, v in metrics.items() if run.metrics.get(k) != v}
         wanted = self._tags(run, original, comparison, read_record(directory))
         new_tags = {k: v for k, v in wanted.items() if run.tags.get(k) != v}
-        reports = self._reports(directory, comparison)
+        reports = self._reports(run, directory, comparison)
         changed = (*map(_spoken, new_tags), *new_metrics, *(path.name for path in reports))
         if not self.dry_run:
             self._write(run, directory, reports, new_metrics, new_tags)
@@ -263,17 +263,23 @@ class Refresher:
             _NOTE: merged,
         }
 
-    def _reports(self, directory: Path, comparison: Comparison) -> list[Path]:
-        """The run's reports with the comparison, where those that it has are without."""
+    def _reports(self, run: StoredRun, directory: Path, comparison: Comparison) -> list[Path]:
+        """The run's reports with the comparison, where those that it has are without.
+
+        ``report.md`` is the last, as it tells whether they are.
+        """
         from prunescope.compare.markdown import is_comparison_report
         from prunescope.compare.report import html_report, markdown_report
         from prunescope.records import write_file
+        from prunescope.tracking.store.reports import lacks_tag
 
         old = directory / "report.md"
-        if not old.is_file() or is_comparison_report(old.read_text(encoding="utf-8")):
+        if not old.is_file():
             return []
-        paths = [self.folder / "report.md", self.folder / "report.html"]
-        for path, text in zip(paths, (markdown_report, html_report), strict=True):
+        if is_comparison_report(old.read_text("utf-8")) and not lacks_tag(self.store, run):
+            return []
+        paths = [self.folder / "report.html", self.folder / "report.md"]
+        for path, text in zip(paths, (html_report, markdown_report), strict=True):
             write_file(path, text(comparison))
         return paths
 
