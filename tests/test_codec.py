@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.legacy import legacy_record
 from support.records import (
     broken_record,
     failed_record,
@@ -240,6 +241,10 @@ def test_data_sets_carry_short_digests_of_what_was_scored() -> None:
     assert all(len(dataset.digest) == 36 for dataset in found.values())
     assert found["boolq"].digest == (record.tasks["boolq"].documents_sha256 or "")[:36]
     assert json.loads(found["boolq"].profile)["num_rows"] == 60
+
+
+def test_a_corpus_whose_content_is_not_known_is_no_data_set() -> None:
+    assert encode(legacy_record("original")).datasets == ()
 
 
 # --- names, colours, notes ----------------------------------------------------------------------

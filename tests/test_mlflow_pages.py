@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from support.browsed import Browsed, fill
 from support.browser import needs_browser, screenshot, start_browser
 from support.cli import run_cli
+from support.records import sample_rows
 from support.server import running_server
 
 from prunescope.cli.console import Output
@@ -302,12 +303,36 @@ def test_the_report_page_renders_inside_the_artifact_viewer(page: Page, browsed:
     expect(before).not_to_have_text(first)  # its script runs: the table sorts
 
 
-def test_the_samples_are_a_table_in_the_artifact_viewer(page: Page, browsed: Browsed) -> None:
+def test_report_plots_and_samples_preview_in_the_artifact_viewer(
+    page: Page, browsed: Browsed
+) -> None:
     run = browsed.pruned[1]
     base, _, query = url(run).partition("?")
-    page.goto(f"{base}/artifacts/tables/samples.json?{query}")
-    expect(page.get_by_role("columnheader", name="task")).to_be_visible()
+    page.set_viewport_size({"width": 1600, "height": 1200})
+    page.goto(f"{base}/artifacts/report.md?{query}")
+    title = f"{run_model(browsed, run)} against {run_model(browsed, browsed.original)}"
+    expect(page.get_by_role("heading", name=title)).to_be_visible()
+    page.get_by_text("plots", exact=True).click()
+    page.get_by_text("sparsity-heatmap.png", exact=True).click()
+    expect(page.get_by_alt_text("plots/sparsity-heatmap.png").first).to_be_visible()
+    screenshot(page, "mlflow-plot")
+    page.get_by_text("tables", exact=True).click()
+    page.get_by_text("samples.json", exact=True).click()
+    heads = page.get_by_role("columnheader")
+    expect(heads.filter(has_text="document").first).to_be_visible()
+    expect(heads.filter(has_text="score").first).to_be_visible()
     screenshot(page, "mlflow-samples")
+
+
+def test_the_documents_scores_of_all_runs_stand_side_by_side(page: Page, browsed: Browsed) -> None:
+    page.set_viewport_size({"width": 2600, "height": 1000})
+    page.goto(browsed.table_url.replace("&view", "&compareRunsMode=ARTIFACT&view"))
+    row = page.get_by_role("row").filter(has_text="boolq 0: Question 0")
+    expect(row.get_by_text("(empty)")).to_have_count(len(browsed.imported))
+    screenshot(page, "mlflow-documents")
+    found = [text for text in row.get_by_role("gridcell").all_inner_texts() if text in ("0", "1")]
+    correct = [sample_rows(which, "boolq")[0]["acc"] for which in browsed.examples]
+    assert found == [f"{score:g}" for score in correct]
 
 
 # --- side by side -------------------------------------------------------------------------------

@@ -321,6 +321,7 @@ def dataset_inputs(record: EvalRecord) -> tuple[DatasetInput, ...]:
             profile=json.dumps({"num_tokens": result.tokens, "num_rows": result.windows}),
         )
         for corpus, result in record.perplexity.items()
+        if result.corpus_sha256
     ]
     return tuple(found)
 

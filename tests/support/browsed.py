@@ -54,6 +54,8 @@ class Browsed:
     imported: tuple[RunRef, ...]
     records: dict[str, EvalRecord]
     """Run id -> what it was made from."""
+    examples: tuple[Example, ...] = (EXAMPLES["original"], *_PRUNED)
+    """What ``original`` and ``pruned`` were made from."""
 
 
 def fill(address: str, folder: Path) -> Browsed:
