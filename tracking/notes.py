@@ -54,7 +54,7 @@ def _cut_to(note: str, longest: int) -> str:
     return f"{whole_lines}\n…"
 
 
-def merge_note(current: str, wanted: str, first_line: str) -> str:
+def merge_note(current: str, wanted: str, run_name: str) -> str:
     """The note that a run gets when it is written anew: what people added to the old one stays.
 
     The old note is ours where it is the short one that every run gets, or holds links that only
@@ -64,14 +64,15 @@ def merge_note(current: str, wanted: str, first_line: str) -> str:
     Args:
         current: the note as it is; empty where there is none.
         wanted: what we have to say, already cut.
-        first_line: how the short note begins, that of a run without a comparison.
+        run_name: how the short note begins, the line of figures of a run without a comparison.
     """
     if current.startswith(wanted):
         return current
     head, _, own = current.partition(f"\n{_RULE}\n")
     lines = [line for line in head.split("\n") if line.strip()]
     linked = any(line.startswith(_OUR_LINKS) for line in lines)
-    short = lines[:1] == [plain_line(first_line)] and len(lines) == 1
+    name = plain_line(run_name)
+    short = len(lines) == 1 and (lines[0] == name or lines[0].startswith(f"{name} · "))
     if not (linked or short or not lines):
         own = current
     if not own.strip():

@@ -159,7 +159,7 @@ class Store:
         if prepare is not None:
             tags |= prepare(self._ref(run_id, experiment_id, fields.name))
         if known is not None and _NOTE in tags and not _is_unfinished(known):
-            tags[_NOTE] = merge_note(known.data.tags.get(_NOTE, ""), tags[_NOTE], headline(record))
+            tags[_NOTE] = merge_note(known.data.tags.get(_NOTE, ""), tags[_NOTE], fields.name)
         before = known.data.tags if known is not None else {}
         sending.log_fields(self._client, run_id, fields, tags, before)
         there = files_of.artifacts_of(run, self._location.uri)

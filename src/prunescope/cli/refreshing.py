@@ -246,7 +246,7 @@ class Refresher:
         self, run: StoredRun, original: StoredRun, comparison: Comparison, sent: EvalRecord
     ) -> dict[str, str]:
         from prunescope.compare.report import run_note
-        from prunescope.tracking.codec import headline
+        from prunescope.tracking.codec import run_name
         from prunescope.tracking.notes import cut_note, merge_note
 
         note = run_note(
@@ -254,7 +254,7 @@ class Refresher:
             baseline_url=self.store.run_link(original.ref),
             compare_url=self.store.compare_link(original.ref, run.ref),
         )
-        merged = merge_note(run.tags.get(_NOTE, ""), cut_note(note), headline(sent))
+        merged = merge_note(run.tags.get(_NOTE, ""), cut_note(note), run_name(sent))
         alarms = ", ".join(alarm.code for alarm in comparison.pruned.alarms)
         return {
             _BASELINE: original.ref.run_id,
