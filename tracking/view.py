@@ -29,7 +29,7 @@ _CREATED_MS = 1_767_225_600_000
 _MAX_COLUMNS = 20
 _WIDTHS = {
     "attributes.`Run Name`": 250,
-    "runDateAndNestInfo": 140,
+    "runDateAndNestInfo": 150,
     "tags.`prunescope.role`": 130,
     "tags.`prunescope.method`": 150,
     "tags.`prunescope.model`": 180,
