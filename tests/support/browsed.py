@@ -13,7 +13,7 @@ from support.cli import run_cli
 from support.legacy import LEGACY_FILE
 from support.records import EXAMPLES, Example, write_example
 
-__all__ = ["EXPERIMENT", "Browsed", "fill"]
+__all__ = ["EXPERIMENT", "Browsed", "fill", "send_example"]
 
 EXPERIMENT = "llama pruning"
 
@@ -67,12 +67,12 @@ def fill(address: str, folder: Path) -> Browsed:
     """
     store = open_store(address, root=folder)
     tracker = Tracker(folder, store, EXPERIMENT)
-    original, record = _send(tracker, folder / "original", EXAMPLES["original"], None)
+    original, record = send_example(tracker, folder / "original", EXAMPLES["original"], None)
     records = {original.run_id: record}
     baseline = Baseline(original, folder / "original")
     pruned = []
     for which in _PRUNED:
-        ref, record = _send(tracker, folder / which.name, which, baseline)
+        ref, record = send_example(tracker, folder / which.name, which, baseline)
         pruned.append(ref)
         records[ref.run_id] = record
     command = ["import", str(LEGACY_FILE), "--experiment", EXPERIMENT, "--tracking-uri", address]
@@ -92,9 +92,10 @@ def fill(address: str, folder: Path) -> Browsed:
     )
 
 
-def _send(
+def send_example(
     tracker: Tracker, directory: Path, which: Example, baseline: Baseline | None
 ) -> tuple[RunRef, EvalRecord]:
+    """Write an example's record directory with its plots, and track it as ``eval`` does."""
     record = write_example(directory, which)
     if baseline is not None:
         labels = record.labels.model_copy(update={"baseline_run_id": baseline.run.run_id})
