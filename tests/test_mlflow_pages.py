@@ -239,12 +239,11 @@ def test_differences_are_taken_from_the_original_that_was_pruned(
     found = card(charts, DIFFERENCES)
     first = found.get_by_role("columnheader").filter(has_text="#")  # the runs' have a colour
     expect(first.first).to_contain_text(browsed.original.run_name)
-    row = found.get_by_role("row").filter(has_text="acc/mean")
+    text = found.get_by_role("row").filter(has_text="pct/mean").inner_text()
     base = accuracy(browsed.records[browsed.original.run_id])
-    text = row.inner_text()
-    assert f"{base:.2f}" in text
+    assert f"{100 * base:.2f}" in text
     for run in browsed.pruned:
-        assert f"{accuracy(browsed.records[run.run_id]) - base:+.2f}" in text
+        assert f"{100 * (accuracy(browsed.records[run.run_id]) - base):+.2f}" in text
 
 
 def accuracy(record: EvalRecord) -> float:

@@ -124,7 +124,7 @@ def _width(column: str) -> int:
 _OVERVIEW, _DIFFERENCES = "Overview", "Differences from the baseline"
 _SECTIONS: dict[str, dict[str, Any]] = {
     _OVERVIEW: {"display": True, "columns": 2, "cardHeight": 380},
-    _DIFFERENCES: {"display": True, "columns": 1, "cardHeight": 620},
+    _DIFFERENCES: {"display": True, "columns": 1, "cardHeight": 940},
     **{name: {"display": True} for name in ("pct", "ppl", "kl", "delta", "sparsity")},
     **{name: {"display": False} for name in ("acc", "acc_norm", "stderr/acc", "stderr/acc_norm")},
     # The last is what MLflow calls metrics without a slash.
