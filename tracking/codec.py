@@ -99,12 +99,14 @@ def encode(record: EvalRecord, extra_metrics: Mapping[str, float] | None = None)
         extra_metrics: figures that the record alone does not give, such as
             ``delta/mean_points``; the names are those that MLflow shall show.
     """
+    # A clock may have been put back meanwhile; a time of 0 means "now" to MLflow.
+    start_ms = max(1, round(record.started_at.timestamp() * 1000))
     end = record.finished_at or record.started_at
     points, broken = metric_points(record, extra_metrics or {})
     return RunFields(
         name=run_name(record),
-        start_ms=round(record.started_at.timestamp() * 1000),
-        end_ms=round(end.timestamp() * 1000),
+        start_ms=start_ms,
+        end_ms=max(start_ms, round(end.timestamp() * 1000)),
         status="FAILED" if record.status == "failed" else "FINISHED",
         params=params(record),
         metrics=points,

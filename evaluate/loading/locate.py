@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -77,6 +78,11 @@ def resolve_model(config: EvalConfig, progress: Progress | None = None) -> Resol
     """
     if config.dtype not in DTYPES:
         raise SettingError(f"--dtype must be one of {', '.join(DTYPES)}, found {config.dtype!r}")
+    if (text := config.model).encode("utf-8", "replace").decode() != text:
+        raise ModelError(
+            f"expected a path in UTF-8, found {os.fsencode(text)!r}",
+            hint="Rename the folder, or name it through a link with a plain name",
+        )
     return _Search(config, progress).find(config.model)
 
 

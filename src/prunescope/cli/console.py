@@ -93,20 +93,25 @@ class Output:
     def line(self, text: str) -> None:
         """A line of a result that comes bit by bit; none with ``--json`` or ``--quiet``."""
         if not (self.as_json or self.quiet):
-            stdout().print(redact(text), soft_wrap=True)
+            stdout().print(_line(text), soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line on stderr that a person may want to know; none with ``--quiet``."""
         if not self.quiet:
-            stderr().print(redact(text), soft_wrap=True)
+            stderr().print(_line(text), soft_wrap=True)
 
     def warn(self, text: str, style: str = "bold yellow") -> None:
         """A line on stderr that matters, whatever was asked for."""
-        stderr().print(redact(text), soft_wrap=True, style=style)
+        stderr().print(_line(text), soft_wrap=True, style=style)
 
     def progress(self) -> TerminalProgress:
         """Bars on stderr; none with ``--quiet``, or where stderr is not a terminal."""
         return TerminalProgress(silent=self.quiet)
+
+
+def _line(text: str) -> str:
+    """What is told in a line, whatever names are in it: without secrets and line breaks."""
+    return " ".join(redact(text).splitlines())
 
 
 def _print_parts(parts: Iterable[RenderableType]) -> None:
@@ -195,4 +200,4 @@ class TerminalProgress:
         """A note above the bars."""
         from rich.text import Text
 
-        self._console.print(Text(redact(f"note: {message}")), style="yellow", soft_wrap=True)
+        self._console.print(Text(_line(f"note: {message}")), style="yellow", soft_wrap=True)
