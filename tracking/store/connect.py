@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import sqlite3
@@ -35,6 +36,8 @@ _ENVIRONMENT = {
 }
 _PROBE_SECONDS = 5
 _LOCK_SECONDS = 120
+_LONGEST_PATH = 504
+"""Bytes, measured: SQLite takes 512, of which it keeps some for the names beside the file."""
 _DATABASE = "mlflow.db"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _OTHER_SCHEMES = ("databricks", "databricks-uc", "uc")
@@ -100,6 +103,8 @@ def connect(location: Location) -> MlflowClient:
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
+    # It logs a failed statement with its traceback at each of its attempts; we say it in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with tracking_errors(location.uri):
         if is_http(location.uri):
             _probe(location)
@@ -181,6 +186,11 @@ def _create_sqlite(location: Location, database: Path) -> None:
     """
     from filelock import FileLock, Timeout
 
+    if len(os.fsencode(database)) > _LONGEST_PATH:
+        raise TrackingError(
+            f"cannot open the tracking store {location.shown}: its path is too long",
+            hint=f"SQLite takes at most {_LONGEST_PATH} bytes: use --tracking-uri",
+        )
     folder = database.parent
     lock = FileLock(folder / f".{database.name}.lock", timeout=_LOCK_SECONDS)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,12 @@ def _told(error: BaseException, uri: str) -> TrackingError:
         )
     if _is_no_json(error) or (answer is not None and answer.status == 404):
         return not_mlflow(shown)
-    return TrackingError(f"the tracking store {shown} failed: {_first_line(error)}")
+    said = next((cause for one in causes(error) if (cause := getattr(one, "orig", None))), error)
+    unwritable = isinstance(said, sqlite3.OperationalError) and "locked" not in str(said)
+    return TrackingError(
+        f"the tracking store {shown} failed: {_first_line(said)}",
+        hint="Check the folder's permissions and the free disk space" if unwritable else None,
+    )
 
 
 def _answer(error: BaseException) -> Answer | None:
