@@ -10,6 +10,7 @@ import re
 import shlex
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from support.server import Answer, Headers, proxy
 from prunescope.records import EvalRecord, read_record, write_record
 from prunescope.tracking.spool import list_records, uploaded_to
 from prunescope.tracking.store import Store, open_store
+
+pytestmark = pytest.mark.slow  # it takes 15 s to start
 
 WRITER = ("ada", "writes her own runs")
 READER = ("grace", "reads what others did")
@@ -196,6 +199,26 @@ def metrics_in_postgresql(server: Deployment, run_id: str) -> dict[str, float]:
         cursor = connection.cursor()
         cursor.execute("SELECT key, value FROM latest_metrics WHERE run_uuid = %s", (run_id,))
         return dict(cursor.fetchall())
+
+
+def test_the_database_itself_is_a_store_where_its_driver_is_there(
+    server: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = server.environment("mlflow")
+    monkeypatch.setenv("PGPASSWORD", environment["PGPASSWORD"])
+    (backend,) = [word for word in server.command("mlflow") if "--backend-store-uri=" in word]
+    uri = backend.partition("=")[2]
+    with psycopg2.connect(uri.replace("+psycopg2", "")) as connection:
+        cursor = connection.cursor()
+        cursor.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'active'")
+        (count,) = cursor.fetchone() or (None,)
+    assert len(open_store(uri, root=tmp_path).search(status=None)) == count
+    done = run_cli(["runs", "--tracking-uri", uri.replace("psycopg2", "pg8000")], tmp_path)
+    one_error(done, "needs the Python package pg8000", "postgresql+psycopg2://")
+    start = time.monotonic()
+    done = run_cli(["runs", "--tracking-uri", uri.replace("mlflow@", "nobody@")], tmp_path)
+    one_error(done, "password authentication failed")
+    assert time.monotonic() - start < 10  # MLflow by itself tries for two minutes
 
 
 # --- credentials --------------------------------------------------------------------------------

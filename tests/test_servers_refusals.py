@@ -76,6 +76,7 @@ def told(error: TrackingError, address: str, said: str) -> None:
         assert raw not in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("step", SENDING)
 def test_what_a_step_of_sending_answers_is_told_and_sending_again_makes_one_run(
@@ -163,8 +164,6 @@ def test_the_page_has_the_very_messages(
     answer: Answer | None,
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("USERNAME", "PASSWORD", "TOKEN"):
-        monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)
     for name, value in settings.items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
     error = not_mlflow(uri) if answer is None else refused(uri, answer)
