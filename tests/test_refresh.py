@@ -498,3 +498,25 @@ def test_a_baseline_that_is_on_another_server_is_said_to_be_missing(
         done = run_cli(["compare", name, "-o", "out"], tmp_path)
         assert done.exit_code == 2
         assert "is not in" in done.stderr
+
+
+def test_a_second_upload_that_breaks_off_leaves_a_run_that_can_be_read(
+    mlflow_server: str, tmp_path: Path
+) -> None:
+    store = open_store(mlflow_server, root=tmp_path / "mlruns")
+    folder = write(tmp_path / "pruned", "pruned", new_record_id())
+    run = send(store, folder)
+    labels = read_record(folder).labels.model_copy(update={"tags": {"again": "yes"}})
+    write_record(folder, read_record(folder).model_copy(update={"labels": labels}))
+
+    def refuse(method: str, path: str) -> tuple[int, bytes] | None:
+        if path.endswith("set-tag"):
+            return 403, b'{"error_code": "PERMISSION_DENIED", "message": "no"}'
+        return None
+
+    with proxy(mlflow_server, refuse) as (address, _):
+        away = Tracker(tmp_path, open_store(address, root=tmp_path / "mlruns"), "refresh")
+        assert publish(folder, away).run is None
+    store.fetch(store.get(run.run_id), tmp_path / "between", everything=True)
+    assert send(store, folder) == run
+    assert store.get(run.run_id).is_complete

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -162,7 +162,12 @@ def artifacts_of(run: Run, tracking_uri: str) -> ArtifactRepository:
 
 
 def send_record(
-    store: ArtifactRepository, files: list[File], *, resume: bool, verified: str | None
+    store: ArtifactRepository,
+    files: list[File],
+    *,
+    resume: bool,
+    verified: str | None,
+    disown: Callable[[], object],
 ) -> str:
     """Store a record's files and their manifest, and read back what was not verified before.
 
@@ -172,6 +177,7 @@ def send_record(
         resume: whether some may be there already; those that are whole are left alone.
         verified: the run's :data:`~prunescope.tracking.runs.MANIFEST_TAG`, None where it has none.
             Where it is the manifest of these very files, sizes are enough.
+        disown: takes that tag away; called before anything changes that it vouches for.
 
     Returns:
         SHA-256 of the manifest, for the tag.
@@ -181,6 +187,8 @@ def send_record(
     """
     text = Manifest.of(files).model_dump_json(indent=1)
     digest = hashlib.sha256(text.encode()).hexdigest()
+    if verified is not None and digest != verified:
+        disown()
     with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
         local = Path(scratch) / MANIFEST_PATH
         local.write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ from prunescope.records import EvalRecord, RunRef, read_record, utc_now
 from prunescope.tracking import links, spool, view
 from prunescope.tracking.codec import encode, headline
 from prunescope.tracking.notes import compose_note, cut_note, merge_note
-from prunescope.tracking.runs import MANIFEST_TAG, StoredRun, filter_string
+from prunescope.tracking.runs import StoredRun, filter_string
 from prunescope.tracking.store import artifacts as files_of
 from prunescope.tracking.store import upload as sending
 from prunescope.tracking.store.bulk import search_all_runs
@@ -162,12 +162,9 @@ class Store:
             tags[_NOTE] = merge_note(known.data.tags.get(_NOTE, ""), tags[_NOTE], fields.name)
         before = known.data.tags if known is not None else {}
         sending.log_fields(self._client, run_id, fields, tags, before)
-        there = files_of.artifacts_of(run, self._location.uri)
-        verified = known.data.tags.get(MANIFEST_TAG) if known is not None else None
-        with files_of.artifact_files(directory, record) as files:
-            digest = files_of.send_record(there, files, resume=known is not None, verified=verified)
-        if digest != verified:
-            self._client.set_tag(run_id, MANIFEST_TAG, digest)
+        sending.send_files(
+            self._client, self._location.uri, run, directory, record, resume=known is not None
+        )
         self._client.set_terminated(run_id, fields.status, fields.end_ms)
         if known is None:
             # A retried create_run may have made a second, empty run.

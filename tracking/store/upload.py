@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunescope.errors import TrackingError
+from prunescope.records import EvalRecord
 from prunescope.tracking.codec import RunFields
+from prunescope.tracking.runs import MANIFEST_TAG
+from prunescope.tracking.store.artifacts import artifact_files, artifacts_of, send_record
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -21,6 +24,7 @@ __all__ = [
     "log_fields",
     "process_tags",
     "record_lock",
+    "send_files",
     "start_run",
 ]
 
@@ -109,6 +113,38 @@ def log_fields(
         client.log_inputs(run_id, datasets)
     for name in _COMPLAINTS & (before.keys() - tags.keys()):
         client.delete_tag(run_id, name)
+
+
+def send_files(
+    client: MlflowClient, uri: str, run: Run, directory: Path, record: EvalRecord, *, resume: bool
+) -> None:
+    """Send the files of a record directory, and have the run vouch for them once they are there.
+
+    While files change that the run vouched for, it does not: a run that an interrupted second
+    upload has left can be read.
+
+    Args:
+        client: of the store.
+        uri: the store's address.
+        run: as it was before.
+        directory: the record directory.
+        record: its record.
+        resume: whether some may be there already.
+
+    Raises:
+        TrackingError: some did not arrive whole.
+    """
+    run_id, verified = str(run.info.run_id), run.data.tags.get(MANIFEST_TAG)
+    with artifact_files(directory, record) as files:
+        digest = send_record(
+            artifacts_of(run, uri),
+            files,
+            resume=resume,
+            verified=verified,
+            disown=lambda: client.delete_tag(run_id, MANIFEST_TAG),
+        )
+    if digest != verified:
+        client.set_tag(run_id, MANIFEST_TAG, digest)
 
 
 @contextlib.contextmanager
