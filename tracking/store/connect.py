@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from prunescope.errors import OutputError, TrackingError
 from prunescope.tracking.links import is_http, redact_uri
-from prunescope.tracking.store.patience import patient
+from prunescope.tracking.store.patience import patient, patiently
 from prunescope.tracking.store.refusals import Answer, not_mlflow, refused, tracking_errors
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ _PROBE_SECONDS = 5
 _LOCK_SECONDS = 120
 _LONGEST_PATH = 504
 """Bytes, measured: SQLite takes 512, of which it keeps some for the names beside the file."""
+_CERTIFICATE_HINT = (
+    "Name the file with the certificate of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH"
+)
 _DATABASE = "mlflow.db"
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _OTHER_SCHEMES = ("databricks", "databricks-uc", "uc")
@@ -121,13 +124,14 @@ def connect(location: Location) -> MlflowClient:
 
 
 def _probe(location: Location) -> None:
-    """Ask ``/health`` once, without retries, so that a dead server is noticed at once."""
+    """Ask ``/health`` before anything else, so that a dead server is noticed within seconds."""
+    import requests
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    try:
-        answer = http_request(  # type: ignore[no-untyped-call]
+    def ask() -> requests.Response:
+        answer: requests.Response = http_request(  # type: ignore[no-untyped-call]
             get_default_host_creds(location.uri),  # type: ignore[no-untyped-call]
             "/health",
             "GET",
@@ -136,16 +140,29 @@ def _probe(location: Location) -> None:
             raise_on_status=False,
             allow_redirects=False,
         )
+        if answer.status_code >= 500:
+            raise requests.exceptions.RetryError(response=answer)
+        return answer
+
+    try:
+        answer = patiently(ask)()
+    except requests.exceptions.RetryError as error:
+        assert error.response is not None
+        raise refused(
+            location.uri, Answer(error.response.status_code, error.response.text)
+        ) from error
     except MlflowException as error:
         raise TrackingError(
             f"the tracking server {location.shown} cannot be reached{_reason(error)}",
-            hint="Check the address and that the server runs",
+            hint=_CERTIFICATE_HINT
+            if "certificate" in str(error).lower()
+            else "Check the address and that the server runs",
         ) from error
-    if answer.status_code in (401, 403) or answer.status_code >= 500:
+    if answer.status_code in (401, 403):
         raise refused(location.uri, Answer(answer.status_code, answer.text))
     # A proxy may hide /health (404); then the first real request decides.
     if answer.status_code != 404 and answer.text.strip()[:2] != "OK":
-        raise not_mlflow(location.shown)
+        raise not_mlflow(location.shown, answer.headers.get("Location"))
 
 
 def _probe_database(location: Location) -> None:
@@ -161,6 +178,12 @@ def _probe_database(location: Location) -> None:
             f"the database {location.shown} cannot be reached{_reason(error)}",
             hint="Check the address and that the server runs",
         ) from error
+    from sqlalchemy import create_engine
+
+    # MLflow tries a wrong password for as long.
+    engine = create_engine(location.uri)
+    engine.connect().close()
+    engine.dispose()
 
 
 def _reason(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from prunescope.tracking.store.artifacts import (
     ARTIFACT_PATHS,
     MANIFEST_PATH,
     check_against_manifest,
+    download_files,
     refuse_pages,
 )
 
@@ -51,11 +52,10 @@ def download_directory(
     else:
         paths = [path for path in paths if path in (_RECORD, "sparsity.json")]
     into.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        store.download_artifacts(path, str(into))  # type: ignore[no-untyped-call]
+    download_files(store, paths, into)
     if expected := run.tags.get(MANIFEST_TAG):
         with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
-            store.download_artifacts(MANIFEST_PATH, scratch)  # type: ignore[no-untyped-call]
+            download_files(store, [MANIFEST_PATH], Path(scratch))
             check_against_manifest(into, paths, Path(scratch) / MANIFEST_PATH, expected)
 
 
@@ -70,7 +70,7 @@ def download_record(store: ArtifactRepository, run: StoredRun) -> EvalRecord:
     if not any(entry.path == _RECORD for entry in listed):
         raise _no_record(run)
     with tempfile.TemporaryDirectory(prefix="prunescope-") as scratch:
-        store.download_artifacts(_RECORD, scratch)  # type: ignore[no-untyped-call]
+        download_files(store, [_RECORD], Path(scratch))
         refuse_pages(Path(scratch), [_RECORD])
         return read_record(Path(scratch))
 

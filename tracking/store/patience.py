@@ -71,13 +71,20 @@ def timed_out(error: BaseException) -> bool:
 
 def _may_pass(error: BaseException) -> bool:
     import requests
+    from sqlalchemy.exc import DBAPIError
 
     if timed_out(error):
         return False
-    passing = (requests.ConnectionError, requests.exceptions.RetryError)
-    cut_off = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError)
+    passing = (
+        requests.ConnectionError,
+        requests.exceptions.ChunkedEncodingError,
+        requests.exceptions.ContentDecodingError,
+        requests.exceptions.RetryError,
+        # A database that is locked, or a row that another process was quicker to insert.
+        DBAPIError,
+    )
     return any(
-        isinstance(one, (*passing, *cut_off)) or getattr(one, "error_code", "") in _PASSING_CODES
+        isinstance(one, passing) or getattr(one, "error_code", "") in _PASSING_CODES
         for one in causes(error)
     )
 

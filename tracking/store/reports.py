@@ -15,6 +15,7 @@ from prunescope.tracking.store.artifacts import (
     Manifest,
     artifacts_of,
     check_against_manifest,
+    download_files,
     send_artifacts,
 )
 from prunescope.tracking.store.connect import tracking_errors
@@ -84,7 +85,7 @@ def _read_manifest(
     there: ArtifactRepository, scratch: Path, run: StoredRun, fetched: Path
 ) -> Manifest:
     """The run's manifest, once what was fetched is known to be what it says."""
-    there.download_artifacts(MANIFEST_PATH, str(scratch))  # type: ignore[no-untyped-call]
+    download_files(there, [MANIFEST_PATH], scratch)
     manifest = scratch / MANIFEST_PATH
     expected = run.tags.get(MANIFEST_TAG) or hashlib.sha256(manifest.read_bytes()).hexdigest()
     paths = [p.relative_to(fetched).as_posix() for p in fetched.rglob("*") if p.is_file()]
