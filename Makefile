@@ -36,7 +36,7 @@ ifneq "$(shell find -L .venv/linked-torch -maxdepth 1 -type l 2>/dev/null)" ""
 .PHONY: $(STAMP)
 endif
 
-.PHONY: help setup eval pair compare demo data ui test check bench docs docs-cli screenshots clean
+.PHONY: help setup eval pair compare demo data ui test check faults bench docs docs-cli screenshots clean
 
 help: ## list the targets and the variables
 	@echo "Targets (each sets up .venv by itself when it is missing or stale):"
@@ -75,6 +75,9 @@ test: $(STAMP) ## run the tests, the slow ones too unless FAST=1: ARGS
 
 check: $(STAMP) ## formatting, lint, types, and whether docs/cli.md is fresh
 	@scripts/check
+
+faults: $(STAMP) ## kill evaluations, break servers, fill disks: print what was lost: ARGS
+	@.venv/bin/python scripts/faults.py $(ARGS)
 
 bench: $(STAMP) ## run the benchmarks of bench/
 	@for file in bench/*.py; do echo "== $$file"; .venv/bin/python "$$file" || exit; done

@@ -6,6 +6,7 @@ python scripts/faults.py -k disk        # as pytest takes it
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -17,8 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> int:
     sys.path.insert(0, str(ROOT / "tests"))
-    from support.ledger import read_table
-
+    ledger = importlib.import_module("support.ledger")
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         environment = {
@@ -29,7 +29,7 @@ def main() -> int:
         command = [sys.executable, "-m", "pytest", "tests/faults", "-q", *sys.argv[1:]]
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         if rows.is_file():
-            print(read_table(rows))
+            print(ledger.read_table(rows))
     return code
 
 
