@@ -11,7 +11,7 @@ from prunescope.compare.charts import perplexity_ratio, points
 from prunescope.compare.delta import Comparison, Row
 from prunescope.compare.significance import detectable_difference
 from prunescope.compare.verdict import SuiteStatistics
-from prunescope.metrics import ACC, PERPLEXITY, format_percent, perplexity_title
+from prunescope.metrics import ACC, PERPLEXITY, format_percent, format_ratio, perplexity_title
 from prunescope.records import EvalRecord, SparsityResult
 
 __all__ = ["Highlights", "Tile", "comparison_highlights", "run_highlights"]
@@ -125,18 +125,14 @@ def _perplexity_tile(comparison: Comparison, row: Row) -> Tile:
     ratio = perplexity_ratio(comparison, row)
     css = ""
     if ratio is not None:
-        detail += f"; 95 % {_times(ratio.low)} to {_times(ratio.high)}"
+        detail += f"; 95 % {format_ratio(ratio.low, 3)} to {format_ratio(ratio.high, 3)}"
         css = "worse" if ratio.low > 1 else "better" if ratio.high < 1 else "unclear"
-    return Tile(row.label, _times(1 + row.relative), detail, css)
+    return Tile(row.label, format_ratio(1 + row.relative, 3), detail, css)
 
 
 def _perplexity(value: float | None) -> str:
     ruined = value is not None and 1000 <= value < math.inf
     return f"{value:,.0f}" if ruined else PERPLEXITY.format(value)
-
-
-def _times(ratio: float) -> str:
-    return f"\u00d7{ratio:.3f}" if ratio < 100 else f"\u00d7{ratio:,.0f}"
 
 
 def _sparsity_tile(sparsity: SparsityResult | None) -> Tile | None:

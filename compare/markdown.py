@@ -8,7 +8,7 @@ from prunescope.compare.delta import Comparison, delta_metrics
 from prunescope.compare.layout import Table
 from prunescope.compare.run_tables import run_tables
 from prunescope.compare.tables import comparison_tables
-from prunescope.metrics import format_percent
+from prunescope.metrics import format_percent, format_ratio
 from prunescope.plain import begins_block, plain_line, printable
 from prunescope.records import EvalRecord, RunRef
 
@@ -112,7 +112,7 @@ def headline(comparison: Comparison) -> str:
         parts.append(f"{100 * points:+.1f} points mean accuracy".replace("-", "\u2212"))
     ratio = delta_metrics(comparison).get("delta/ppl_ratio")
     if ratio is not None:
-        parts.append(f"perplexity \u00d7{ratio:.2f}")
+        parts.append(f"perplexity {format_ratio(ratio, 2)}")
     if comparison.pruned.sparsity is not None:
         share = format_percent(comparison.pruned.sparsity.linear.fraction, 1)
         parts.append(f"{share.removesuffix('%')} % sparse")

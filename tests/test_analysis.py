@@ -17,7 +17,13 @@ from prunescope.compare.analysis import compare_directories
 from prunescope.compare.delta import Comparison, compare_records
 from prunescope.compare.divergence import Collapse
 from prunescope.compare.highlights import comparison_highlights
-from prunescope.compare.report import html_report, json_text, markdown_report, plain_report
+from prunescope.compare.report import (
+    headline,
+    html_report,
+    json_text,
+    markdown_report,
+    plain_report,
+)
 from prunescope.records import read_record, read_tensors, write_record
 
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
@@ -71,7 +77,9 @@ def test_a_ruined_perplexity_is_told_in_round_figures(folder: Path) -> None:
     ruined = read_record(folder / "pruned")
     result = ruined.perplexity["wikitext2"].model_copy(update={"perplexity": 26850.1939})
     ruined = ruined.model_copy(update={"perplexity": {"wikitext2": result}})
-    tiles = comparison_highlights(compare_records(read_record(folder / "original"), ruined)).tiles
+    comparison = compare_records(read_record(folder / "original"), ruined)
+    assert "perplexity \u00d71,688," in headline(comparison)
+    tiles = comparison_highlights(comparison).tiles
     (tile,) = [tile for tile in tiles if tile.title.startswith("WikiText2")]
     assert (tile.value, tile.detail) == ("\u00d71,688", "15.9038 \u2192 26,850")
 

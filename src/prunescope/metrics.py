@@ -20,6 +20,7 @@ __all__ = [
     "Metric",
     "corpus_title",
     "format_percent",
+    "format_ratio",
     "format_relative",
     "metric_key",
     "mlflow_metric_name",
@@ -121,6 +122,11 @@ def format_percent(fraction: float | None, decimals: int = 2) -> str:
     if fraction is None or not math.isfinite(fraction):
         return "n/a"
     return f"{100 * fraction:.{decimals}f}%"
+
+
+def format_ratio(ratio: float, decimals: int) -> str:
+    """How many times as large, after a times sign; a hundredfold and more in whole numbers."""
+    return f"\u00d7{ratio:.{decimals}f}" if ratio < 100 else f"\u00d7{ratio:,.0f}"
 
 
 def format_relative(fraction: float | None) -> str:
