@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 from support.records import failed_record, write_example
 from support.server import Answer as Reply
 from support.server import proxy
@@ -134,10 +136,62 @@ def test_what_a_step_of_reading_answers_is_told(
         told(caught.value, address, said)
 
 
+# --- what stands before a server ---------------------------------------------------------------
+
+
+def test_a_certificate_of_the_labs_own_is_trusted_once_it_is_named(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "lab.pem"))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    record = example(tmp_path / "r")
+    with proxy(mlflow_server, tls=tls) as (address, _):
+        with pytest.raises(TrackingError, match="certificate cannot be verified") as caught:
+            open_store(address, root=tmp_path)
+        assert str(caught.value).replace(address, NAMED) in documented()
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "lab.pem"))
+        store = open_store(address, root=tmp_path)
+        ref = store.upload(tmp_path / "r", experiment="refusals")
+        assert store.read_record(store.get(ref.run_id)).record_id == record.record_id
+        assert (ref.url or "").startswith("https://127.0.0.1:")
+
+
+def test_a_server_under_a_path_is_used_there(mlflow_server: str, tmp_path: Path) -> None:
+    record = example(tmp_path / "r")
+    with proxy(mlflow_server, below="/mlflow") as (address, _):
+        store = open_store(f"{address}/mlflow/", root=tmp_path)
+        ref = store.upload(tmp_path / "r", experiment="refusals")
+        assert len(store.search(record_id=record.record_id, status=None)) == 1
+        assert store.read_record(store.get(ref.run_id)) == read_record(tmp_path / "r")
+        assert (ref.url or "").startswith(f"{address}/mlflow/#/experiments/")
+        with pytest.raises(TrackingError, match="expected an MLflow server"):
+            open_store(address, root=tmp_path)
+
+
+@pytest.mark.parametrize("place", ["https://tracking.example.org/health", "/login?next=health"])
+def test_a_redirection_is_told_with_its_end(tmp_path: Path, place: str) -> None:
+    with (
+        proxy(None, lambda method, path: (302, b"", {"Location": place})) as (address, _),
+        pytest.raises(TrackingError, match="found a redirection to") as caught,
+    ):
+        open_store(address, root=tmp_path)
+    told(caught.value, address, place)
+
+
 # --- docs/tracking-servers.md -------------------------------------------------------------------
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "tracking-servers.md"
 NAMED = "https://tracking.example.org"
+
+
+def documented() -> list[str]:
+    """The messages of the page."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    return [one for one in lines if one.startswith(("the tracking server ", "expected an MLflow"))]
+
+
 HOST_403 = "Invalid Host header - possible DNS rebinding attack detected"
 LOGGED_IN = {"USERNAME": "ada", "PASSWORD": "secret"}
 
@@ -166,17 +220,14 @@ def test_the_page_has_the_very_messages(
     monkeypatch.setenv("HOME", str(tmp_path))
     for name, value in settings.items():
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
-    error = not_mlflow(uri) if answer is None else refused(uri, answer)
-    line = f"{error}"
+    line = str(not_mlflow(uri) if answer is None else refused(uri, answer))
     assert "secret" not in line
-    assert line in PAGE.read_text(encoding="utf-8").splitlines()
+    assert line in documented()
+
+
+def test_the_page_has_the_message_of_a_redirection() -> None:
+    assert str(not_mlflow(NAMED.replace("https", "http"), f"{NAMED}/health")) in documented()
 
 
 def test_the_page_has_no_other_messages() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    quoted = [
-        line
-        for line in text.splitlines()
-        if line.startswith(("the tracking server ", "expected an MLflow server"))
-    ]
-    assert len(quoted) == len(set(quoted)) == 9
+    assert len(documented()) == len(set(documented())) == 11

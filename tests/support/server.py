@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -140,9 +141,9 @@ def fresh_store(empty_database: Path, root: Path) -> Store:
     return open_store(f"sqlite:///{root / 'mlflow.db'}", root=root)
 
 
-Answer = tuple[int, bytes]
-"""Status and body."""
 Headers = dict[str, str]
+Answer = tuple[int, bytes] | tuple[int, bytes, Headers]
+"""Status, body, and headers of its own."""
 
 
 def _anything(method: str, path: str) -> Answer | None:
@@ -159,6 +160,8 @@ def proxy(
     rule: Callable[[str, str], Answer | None] = _anything,
     *,
     headers: Callable[[Headers], Headers | Answer] = _as_they_are,
+    tls: ssl.SSLContext | None = None,
+    below: str = "",
 ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """An HTTP server on a loopback port that passes requests on to ``target``.
 
@@ -169,6 +172,8 @@ def proxy(
         target: address of the real server; None: there is none, and ``rule`` answers everything.
         rule: is given method and path, and returns an answer of its own, or None to pass it on.
         headers: is given the request's headers, and returns those to pass on, or an answer.
+        tls: has the certificate with which it speaks TLS.
+        below: the path under which ``target`` is found; elsewhere is nothing.
 
     Yields:
         Its address, and the list of requests it has seen so far.
@@ -186,14 +191,17 @@ def proxy(
             asked = urlsplit(self.path)
             path = asked._replace(scheme="", netloc="").geturl()
             seen.append((self.command, asked.path))
-            status, content = rule(self.command, path) or self._pass_on(asked.netloc, path, body)
+            answer = rule(self.command, path) or self._pass_on(asked.netloc, path, body)
+            status, content, *more = answer
             self.send_response(status)
+            for name, value in (more[0] if more else {}).items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
 
         def _pass_on(self, host: str, path: str, body: bytes) -> Answer:
-            if target is None:
+            if target is None or not path.startswith(f"{below}/"):
                 return 404, b"nothing here"
             kept: Headers | Answer = {
                 k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")
@@ -204,7 +212,11 @@ def proxy(
             with requests.Session() as session:
                 session.trust_env = False
                 answer = session.request(
-                    self.command, target + path, data=body, headers=kept, timeout=30
+                    self.command,
+                    target + path.removeprefix(below),
+                    data=body,
+                    headers=kept,
+                    timeout=30,
                 )
             return answer.status_code, answer.content
 
@@ -212,9 +224,11 @@ def proxy(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}", seen
     finally:
         server.shutdown()
         server.server_close()

@@ -125,8 +125,19 @@ def _is_no_json(error: BaseException) -> bool:
     )
 
 
-def not_mlflow(shown: str) -> TrackingError:
-    """Something else than an MLflow server answers at the address ``shown``."""
+def not_mlflow(shown: str, moved_to: str | None = None) -> TrackingError:
+    """Something else than an MLflow server answers.
+
+    Args:
+        shown: the address, without credentials.
+        moved_to: where the answer sends whoever asks.
+    """
+    if moved_to is not None:
+        return TrackingError(
+            f"expected an MLflow server at {shown}, found a redirection to {redact(moved_to)}",
+            hint="Use the address to which it leads; a page to log in needs a token or a password "
+            "that is sent along",
+        )
     return TrackingError(
         f"expected an MLflow server at {shown}, found something else",
         hint="Check the address; a login page in front of the server also looks like this",
