@@ -32,6 +32,9 @@ def comparison_tags(original: RunRef, pruned: RunRef) -> dict[str, str]:
     """What marks a run as a comparison, and names its two sides."""
     return {
         KIND_TAG: "comparison",
+        # In the run table it stands among evaluations, under the pruned run's name cut short.
+        "prunescope.role": "comparison",
+        "mlflow.runColor": "#c4c8ce",
         "prunescope.original_run_id": original.run_id,
         "prunescope.pruned_run_id": pruned.run_id,
         "mlflow.source.name": "prunescope",
@@ -76,7 +79,7 @@ def send_comparison(
     note = compose_note("", _links(original, pruned), first_line=headline)
     client.log_batch(
         run_id,
-        metrics=[Metric(k, v, now, 0) for k, v in metrics.items() if math.isfinite(v)],
+        metrics=[Metric(k, round(v, 4), now, 0) for k, v in metrics.items() if math.isfinite(v)],
         tags=[RunTag("mlflow.note.content", note)],
     )
     try:
