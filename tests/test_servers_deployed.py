@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import boto3
 import psycopg2
@@ -248,6 +249,29 @@ def test_without_the_right_credentials_a_command_says_so_in_a_line(
     done = run_cli([*command, "--tracking-uri", server.address], tmp_path)
     one_error(done, server.address, said, remedy)
     assert "guessed" not in done.stderr
+
+
+def test_credentials_in_the_address_serve_one_server_and_are_written_nowhere(
+    server: Deployment, tmp_path: Path, empty_store: Path
+) -> None:
+    mine = tmp_path / "mlruns" / "records" / "20260101-mine-01234567"
+    record = add_record(mine)
+    open_store(None, root=empty_store).upload(mine, experiment="lab")
+    password = quote(WRITER[1])
+    address = server.address.replace("http://", f"http://{WRITER[0]}:{password}@")
+    wrong = address.replace(password, "guessed")
+    one_error(
+        run_cli(["sync", "--to", wrong], tmp_path),
+        "does not accept the user name 'ada' and the password in its address (status 401)",
+    )
+    done = run_cli(["sync", "--to", address], tmp_path)
+    assert (done.exit_code, done.stderr) == (0, "")
+    (run,) = open_store(address, root=tmp_path).search(record_id=record.record_id)
+    assert run.is_complete
+    assert {ref.tracking_uri for ref in uploaded_to(mine)} >= {server.address}
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    shown = [done.stdout.encode(), repr(run).encode(), *written]
+    assert not [one for one in shown if password.encode() in one or WRITER[1].encode() in one]
 
 
 def test_an_evaluation_with_wrong_credentials_is_kept_and_sent_later(
