@@ -250,6 +250,26 @@ def test_a_baseline_known_by_another_servers_run_is_found_through_this_machines_
     assert here.get(pruned.run_id).baseline_run_id == original.run_id
 
 
+def test_a_baseline_that_was_deleted_and_sent_again_is_found_by_its_record(
+    here: Store, tmp_path: Path
+) -> None:
+    run = right_order(here, tmp_path)
+    old = str(run.baseline_run_id)
+    MlflowClient(here.uri).delete_run(old)
+    assert "1 without a baseline" in run_cli(["refresh"], tmp_path).stdout
+    new = send(here, tmp_path / "first")
+    assert new.run_id != old
+    assert run_cli(["compare", run.ref.run_id, "-o", "out"], tmp_path).exit_code == 0
+    assert "1 updated" in run_cli(["refresh"], tmp_path).stdout
+    after = here.get(run.ref.run_id)
+    assert after.baseline_run_id == new.run_id
+    assert old not in after.tags[NOTE]
+    back = here.fetch(after, tmp_path / "back", everything=True)
+    assert new.run_id in (back / "report.md").read_text()
+    assert "1 up to date" in run_cli(["refresh"], tmp_path).stdout
+    assert after.metrics == run.metrics
+
+
 def test_what_somebody_wrote_into_the_note_stays(here: Store, tmp_path: Path) -> None:
     original, pruned = unlinked(here, tmp_path)
     here.annotate(pruned.run_id, tags={NOTE: "Seed 3, do not quote."})

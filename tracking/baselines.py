@@ -101,7 +101,10 @@ class Baselines:
         record_id = tags.get(BASELINE_TAG)
         if run_id is not None:
             with contextlib.suppress(RunNotFoundError):
-                return _finished(self._store.get(run_id))
+                run = self._store.get(run_id)
+                if not run.is_deleted:
+                    return _finished(run)
+                record_id = run.record_id  # which may have been sent again
             record_id = record_id or self._record_of(run_id)
         if record_id is not None:
             return next(iter(self._store.search(record_id=record_id, limit=1)), None)

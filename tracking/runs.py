@@ -25,6 +25,8 @@ class StoredRun:
     metrics: Mapping[str, float]
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    is_deleted: bool = False
+    """Whether it is in MLflow's trash, where no search finds it."""
 
     @property
     def role(self) -> str | None:

@@ -307,6 +307,7 @@ class Store:
             metrics=MappingProxyType(dict(data.metrics)),
             params=MappingProxyType(dict(data.params)),
             tags=MappingProxyType(tags),
+            is_deleted=info.lifecycle_stage == "deleted",
         )
 
     def _ref(self, run_id: str, experiment_id: str, name: str) -> RunRef:

@@ -264,7 +264,7 @@ class Refresher:
         }
 
     def _reports(self, run: StoredRun, directory: Path, comparison: Comparison) -> list[Path]:
-        """The run's reports with the comparison, where those that it has are without.
+        """The run's reports with the comparison, where those that it has are without this one.
 
         ``report.md`` is the last, as it tells whether they are.
         """
@@ -276,11 +276,13 @@ class Refresher:
         old = directory / "report.md"
         if not old.is_file():
             return []
-        if is_comparison_report(old.read_text("utf-8")) and not lacks_tag(self.store, run):
+        known, text = comparison.original_run, old.read_text("utf-8")
+        compared = is_comparison_report(text) and known is not None and known.run_id in text
+        if compared and not lacks_tag(self.store, run):
             return []
         paths = [self.folder / "report.html", self.folder / "report.md"]
-        for path, text in zip(paths, (html_report, markdown_report), strict=True):
-            write_file(path, text(comparison))
+        for path, report in zip(paths, (html_report, markdown_report), strict=True):
+            write_file(path, report(comparison))
         return paths
 
 
