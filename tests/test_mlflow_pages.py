@@ -206,6 +206,7 @@ def drawn(page: Page, title: str) -> list[dict[str, Any]]:
 
 def test_charts_draw_what_was_measured(charts: Page, browsed: Browsed) -> None:
     screenshot(charts, "mlflow-charts")
+    expect(charts.get_by_text("No charts in this section")).to_have_count(0)
     records = browsed.records
     (bars,) = drawn(charts, "delta/mean_points")
     changes = dict(zip(bars["y"], bars["x"], strict=True))

@@ -109,7 +109,7 @@ def _state(view: View) -> dict[str, Any]:
         "hideEmptyCharts": True,
         "isAccordionReordered": True,
         "compareRunCharts": _charts(view),
-        "compareRunSections": _sections(),
+        "compareRunSections": _sections(view),
     }
 
 
@@ -125,16 +125,16 @@ _OVERVIEW, _DIFFERENCES = "Overview", "Differences from the baseline"
 _SECTIONS: dict[str, dict[str, Any]] = {
     _OVERVIEW: {"display": True, "columns": 2, "cardHeight": 380},
     _DIFFERENCES: {"display": True, "columns": 1, "cardHeight": 940},
-    **{name: {"display": True} for name in ("pct", "ppl", "kl", "delta", "sparsity")},
+    **{name: {"display": True} for name in ("pct", "ppl", "delta", "sparsity")},
     **{name: {"display": False} for name in ("acc", "acc_norm", "stderr/acc", "stderr/acc_norm")},
     # The last is what MLflow calls metrics without a slash.
     **{name: {"display": False} for name in ("time", "Model metrics")},
 }
 
 
-def _sections() -> list[dict[str, Any]]:
+def _sections(view: View) -> list[dict[str, Any]]:
     """Named as MLflow names them (what is before a metric's last slash), so that charts of
-    metrics that this view does not know fall into place."""
+    metrics that this view does not know fall into place. It shows empty ones as such."""
     return [
         {
             "uuid": _section_id(name),
@@ -145,6 +145,7 @@ def _sections() -> list[dict[str, Any]]:
             **settings,
         }
         for name, settings in _SECTIONS.items()
+        if name != "ppl" or view.perplexities
     ]
 
 
