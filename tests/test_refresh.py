@@ -18,6 +18,7 @@ from prunescope.cli.publishing import Tracker, publish
 from prunescope.cli.refreshing import refresh_runs
 from prunescope.errors import PrunescopeError
 from prunescope.records import RunRef, new_record_id, read_record, write_record
+from prunescope.tracking.baselines import WANTED_TAG
 from prunescope.tracking.history.bundle import BASELINE_TAG
 from prunescope.tracking.runs import MANIFEST_TAG
 from prunescope.tracking.spool import mark_uploaded
@@ -492,6 +493,16 @@ def test_a_copy_on_another_server_has_the_baseline_too(
     assert copy.baseline_run_id == baseline.ref.run_id
     assert copy.metrics == here.get(pruned.run_id).metrics
     assert there.compare_link(baseline.ref, copy.ref) in copy.tags[NOTE]
+
+
+def test_sync_sends_originals_before_what_was_pruned_from_them(here: Store, tmp_path: Path) -> None:
+    records = tmp_path / "mlruns" / "records"
+    write(records / "a", "pruned", new_record_id(), tags={WANTED_TAG: "SmolLM2-135M"})
+    write(records / "b", "original", new_record_id())
+    assert run_cli(["sync"], tmp_path).exit_code == 0
+    (pruned,) = here.search(role="pruned")
+    assert pruned.metrics["delta/ppl_ratio"] > 1
+    assert "1 up to date" in run_cli(["refresh"], tmp_path).stdout
 
 
 def test_a_bundle_carries_the_baseline_too(

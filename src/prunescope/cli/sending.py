@@ -95,7 +95,11 @@ class Sender:
     """For a run's id, on any server, its record's."""
 
     def arrange(self, records: Sequence[LocalRecord]) -> list[LocalRecord]:
-        """The records in the order in which to send them."""
+        """The records in the order in which to send them.
+
+        Pruned models come last: some know their baseline by name alone, and it may be among these.
+        """
+        records = sorted(records, key=lambda one: one.record.labels.role == "pruned")
         for one in ended_records(self.root):
             if isinstance(one, LocalRecord):
                 self._record_ids |= {run.run_id: one.record.record_id for run in one.runs}
