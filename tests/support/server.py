@@ -71,7 +71,7 @@ def running_server(folder: Path, *extra: str) -> Iterator[str]:
 @contextmanager
 def started(
     command: list[str], probe: str, log: Path, *, cwd: Path, env: dict[str, str] | None = None
-) -> Iterator[None]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server until the block ends.
 
     Args:
@@ -80,6 +80,9 @@ def started(
         log: takes what it prints.
         cwd: where it runs.
         env: its environment, by default this process's.
+
+    Yields:
+        The process.
     """
     with open(log, "wb") as output:
         server = subprocess.Popen(
@@ -87,7 +90,7 @@ def started(
         )
     try:
         _wait(probe, server, log)
-        yield
+        yield server
     finally:
         server.terminate()
         try:
