@@ -46,6 +46,7 @@ class Table:
             self,
             header=_drop(self.header, column),
             rows=tuple(_drop(row, column) for row in self.rows),
+            words=self.words - (column < self.words),
             spare=tuple(c - (c > column) for c in self.spare if c != column),
         )
 

@@ -354,7 +354,10 @@ def leaderboard_table(board: Leaderboard) -> Table:
         "\u0394 mean: change of the mean accuracy in points over the tasks that a run shares with "
         "its baseline; * beyond chance (p < 0.05, unpaired)."
     )
-    return Table("Leaderboard", header, rows, words=3, caption=caption)
+    first = 4 + len(board.corpora)
+    tasks = range(first + len(board.tasks) - 1, first - 1, -1)
+    spare = (*tasks, header.index("Method"))
+    return Table("Leaderboard", header, rows, words=3, caption=caption, spare=spare)
 
 
 def _cells(row: LeaderboardRow, board: Leaderboard) -> tuple[Cell, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import textwrap
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -21,10 +21,19 @@ from prunescope.compare.tables import (
 )
 from prunescope.plain import printable
 
-__all__ = ["plain_report", "plain_table", "plain_text", "terminal_report", "wide_table"]
+__all__ = [
+    "fitting_table",
+    "plain_report",
+    "plain_table",
+    "plain_text",
+    "terminal_report",
+    "wide_table",
+]
 
 _FIRST_WIDTH = 21
 _WIDTH = 16
+_NAME_WIDTH = 24
+_LEAST_NAME_WIDTH = 8
 
 
 def plain_table(comparison: Comparison) -> str:
@@ -68,7 +77,7 @@ def terminal_report(comparison: Comparison) -> RenderableType:
         parts.append(_rich_table(tables.protocol))
     if remarks := _remarks(tables):
         parts.append(Text("\n".join(remarks), style="dim"))
-    return Group(*(Padding(part, (0, 0, 1, 0)) for part in parts))
+    return Group(*(line for part in parts for line in (part, Text(""))))
 
 
 def plain_text(table: Table) -> str:
@@ -98,6 +107,31 @@ def wide_table(table: Table) -> tuple[RenderableType, int]:
                 line.append("  " if column >= table.words else space + "  ")
         lines.append(line)
     return Group(*lines, Text(table.caption, style="dim")), sum(widths) + 2 * len(widths)
+
+
+def fitting_table(table: Table, room: int) -> tuple[RenderableType, int]:
+    """One table with its caption for a rich console that is too narrow for it.
+
+    Spare columns are left out, which the caption says; then the names are broken.
+
+    Args:
+        table: what to show.
+        room: the console's columns.
+
+    Returns:
+        The table, and the columns that it needs at least so that no figure is cut.
+    """
+    titles = tuple(_broken_title(table, column) for column in range(len(table.header)))
+    table = replace(table, header=titles)
+    left_out: list[str] = []
+    while table.spare and _natural_width(table, _NAME_WIDTH) > room:
+        left_out.insert(0, _one_line(table.header[table.spare[0]]))
+        table = table.without(table.spare[0])
+    caption = table.caption
+    if left_out:
+        caption += f" Left out, as the terminal is narrow: {', '.join(left_out)}."
+    least = _natural_width(table, _LEAST_NAME_WIDTH)
+    return Group(_rich_table(table), Text(caption, style="dim")), least
 
 
 # --- what is shown ------------------------------------------------------------------------------
@@ -212,10 +246,21 @@ class _Fitting:
         yield Text(caption, style="dim")
 
 
-def _natural_width(table: Table) -> int:
-    """Terminal columns that the table needs so that nothing is broken."""
-    columns = zip(table.header, *_texts(table), strict=True)
-    return sum(max(cell_len(_one_line(text)) for text in column) + 2 for column in columns)
+def _natural_width(table: Table, names: int | None = None) -> int:
+    """Terminal columns that the table needs so that nothing is broken but names above ``names``."""
+    needed = 0
+    for column, texts in enumerate(zip(*_texts(table), strict=True)):
+        lines = (*table.header[column].split("\n"), *map(_one_line, texts))
+        width = max(map(cell_len, lines))
+        needed += 2 + (width if names is None or column >= table.words else min(width, names))
+    return needed
+
+
+def _broken_title(table: Table, column: int) -> str:
+    """A column's title in several lines, no wider than its cells where words allow it."""
+    title = table.header[column]
+    room = max((cell_len(row[column].text) for row in table.rows), default=0)
+    return "\n".join(textwrap.wrap(title, max(room, *map(len, title.split())))) or title
 
 
 def _without_sentence(text: str, word: str) -> str:

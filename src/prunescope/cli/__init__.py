@@ -7,6 +7,7 @@ Nothing heavy is imported here: each command imports what it needs when it runs,
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +31,9 @@ class _Commands(TyperGroup):
     """Prints a user's mistake as one line and exits with code 2; a signal ends it cleanly."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # typer's own class
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a terminal without Δ or ± shows "?"
+                stream.reconfigure(errors="replace")
         try:
             with stoppable():
                 return super().invoke(ctx)

@@ -12,6 +12,8 @@ from prunescope.cli import options
 from prunescope.errors import SettingError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from prunescope.cli.console import Output
     from prunescope.cli.finder import Found
     from prunescope.compare.delta import Comparison
@@ -239,7 +241,9 @@ def _show(
     from prunescope.compare.report import terminal_report
 
     outcome = f"gate: {judged.status}" if judged is not None else ""
-    told = [*map(describe, judged.conditions), outcome] if judged is not None else []
+    told = [_judged(describe(one), one.status) for one in judged.conditions] if judged else []
+    if judged is not None:
+        told.append(_judged(outcome, judged.status))
     output.show(
         lambda: [terminal_report(comparison), *told],
         document=lambda: {
@@ -250,6 +254,12 @@ def _show(
         },
         essential=lambda: outcome or str(files[0]),
     )
+
+
+def _judged(line: str, status: str) -> Text:
+    from rich.text import Text
+
+    return Text(line, style={"pass": "green", "fail": "red"}.get(status, "yellow"))
 
 
 def _mask_kept(comparison: Comparison) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Output", "TerminalProgress", "print_error", "stderr", "stdout"]
 
+_UNBROKEN = 10_000
+"""Columns of a console that breaks no line."""
+
 
 def stdout() -> Console:
     """The console that results go to."""
@@ -32,7 +36,10 @@ def stderr() -> Console:
 
 
 def _console(*, stderr: bool) -> Console:
-    """A console that shows text as it is: no markup, no emoji, nothing that a terminal obeys."""
+    """A console that shows text as it is: no markup, no emoji, nothing that a terminal obeys.
+
+    In a pipe or file, each row of a table stays one line, unless COLUMNS says how wide.
+    """
     from rich.console import Console
 
     from prunescope.plain import printable
@@ -45,7 +52,10 @@ def _console(*, stderr: bool) -> Console:
                 shown = part.text if part.control else printable(part.text)
                 yield part if shown == part.text else part._replace(text=shown)
 
-    return Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
+    made = Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _UNBROKEN
+    return made
 
 
 def print_error(error: PrunescopeError) -> None:
@@ -73,6 +83,7 @@ class Output:
         *,
         document: Callable[[], Any],
         essential: Callable[[], str | Iterable[str]],
+        columns: int = 0,
     ) -> None:
         """Print the result in the one form that was asked for; the others are not made.
 
@@ -80,6 +91,7 @@ class Output:
             table: what a person reads, one or several renderables; plain strings are lines.
             document: what ``json.dumps`` takes; NaN and infinities become null.
             essential: what a script goes on with; several are printed one a line.
+            columns: what a table needs at least, however narrow the terminal.
         """
         if self.as_json:
             _print_json(document())
@@ -88,7 +100,7 @@ class Output:
             _print_parts((found,) if isinstance(found, str) else found)
         else:
             shown = table()
-            _print_parts(shown if isinstance(shown, list | tuple) else (shown,))
+            _print_parts(shown if isinstance(shown, list | tuple) else (shown,), columns)
 
     def line(self, text: str) -> None:
         """A line of a result that comes bit by bit; none with ``--json`` or ``--quiet``."""
@@ -114,10 +126,20 @@ def _line(text: str) -> str:
     return " ".join(redact(text).splitlines())
 
 
-def _print_parts(parts: Iterable[RenderableType]) -> None:
+def _print_parts(parts: Iterable[RenderableType], columns: int = 0) -> None:
+    import typer
+
     for part in parts:
+        console = stdout()
+        console.width = max(console.width, columns)
         plain = isinstance(part, str)  # a line as it is, which the terminal may break
-        stdout().print(part, soft_wrap=plain)
+        if console.is_terminal:
+            console.print(part, soft_wrap=plain)
+            continue
+        with console.capture() as captured:
+            console.print(part, soft_wrap=plain)
+        lines = captured.get().split("\n")
+        typer.echo("\n".join(line.rstrip() for line in lines), nl=False)
 
 
 def _print_json(value: Any) -> None:
@@ -163,7 +185,8 @@ class TerminalProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=silent or not self._console.is_terminal,
+            # FORCE_COLOR makes any file a terminal to rich; a log has no use for bars.
+            disable=silent or not (self._console.is_terminal and self._console.file.isatty()),
         )
         self._open: list[TaskID] = []
 

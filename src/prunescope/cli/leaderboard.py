@@ -205,12 +205,14 @@ def _show(
         typer.echo(_text(shown, form), nl=False)
     elif shown.rows:
         from prunescope.compare.leaderboard import leaderboard_table
-        from prunescope.compare.terminal import wide_table
+        from prunescope.compare.terminal import fitting_table, wide_table
 
-        drawn, width = wide_table(leaderboard_table(shown))
-        console = stdout()
-        console.width = max(console.width, width)
-        console.print(drawn)
+        table = leaderboard_table(shown)
+        drawn, width = wide_table(table)
+        room = stdout().width
+        if width > room:
+            drawn, width = fitting_table(table, room)
+        answer.show(lambda: drawn, document=list, essential=list, columns=width)
 
 
 def _text(board: Leaderboard, form: str) -> str:

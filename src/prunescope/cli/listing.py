@@ -72,28 +72,31 @@ def runs_command(
 
 def _table(runs: list[StoredRun]) -> Any:
     from rich.table import Table
-    from rich.text import Text
 
     from prunescope.metrics import PERPLEXITY, format_percent
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("Run", "Model", "Role", "Method"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", no_wrap=name in ("Run", "Role"))
     for name in ("Sparsity", "Perplexity", "Mean acc", "Age"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         perplexity = _perplexity(run)
         table.add_row(
             run.ref.run_id[:8],
-            Text(run.model or ""),
+            _in_a_line(run.model),
             run.role or "",
-            Text(run.method or ""),
+            _in_a_line(run.method),
             format_percent(run.metrics.get("sparsity/linear")),
             PERPLEXITY.format(perplexity) if perplexity is not None else _missing(run),
             f"{run.metrics['acc/mean']:.4f}" if "acc/mean" in run.metrics else "n/a",
             _age(run.started_at),
         )
     return table
+
+
+def _in_a_line(name: str | None) -> str:
+    return " ".join((name or "").split())
 
 
 def _perplexity(run: StoredRun) -> float | None:

@@ -96,8 +96,16 @@ def summary_table(record: EvalRecord) -> Table:
     """Sparsity, perplexity and the accuracy of each task with its standard error."""
     from rich.table import Table
 
-    table = Table(title=record.model.name, title_justify="left", title_style="bold")
-    table.add_column("Metric")
+    table = Table(
+        title=record.model.name,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("Metric", overflow="fold")
     table.add_column("Value", justify="right")
     table.add_column("±", justify="right")
     table.add_column("Over", justify="right", style="dim")
