@@ -394,7 +394,7 @@ def refusing(address: str, what: str, status: int) -> Any:
     ("what", "status", "name", "text"),
     [
         ("GET /health", 401, "tracking", "asks for credentials"),
-        ("set-experiment-tag", 403, "tracking write", "Permission denied"),
+        ("set-experiment-tag", 403, "tracking write", "does not allow this"),
         ("PUT ", 403, "tracking write", "403"),
         ("PUT ", 200, "tracking write", "did not arrive"),
     ],
