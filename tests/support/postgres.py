@@ -144,7 +144,8 @@ class Deployment:
         """The environment of a service, and this machine's PATH."""
         given = self.services[service].get("environment", {})
         kept = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
-        return kept | {name: self.here(value) for name, value in given.items()}
+        found = kept | {name: self.here(value) for name, value in given.items()}
+        return found | ({"HOME": str(self.folder.parent)} if "HOME" in found else {})
 
 
 def _postgres_program(name: str, deployment: Deployment) -> list[str]:
