@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ def test_the_links_are_printed_when_the_pages_answer_and_sigterm_stops_the_serve
             f"{link.group()}/api/2.0/mlflow/runs/get", params={"run_id": run.run_id}, timeout=20
         )
         assert asked.json()["run"]["info"]["run_id"] == run.run_id
+        with pytest.raises(OSError):  # what listens on every address answers here as well
+            socket.create_connection(("127.0.0.2", port), timeout=5).close()
     finally:
         ui.send_signal(signal.SIGTERM)
         ui.wait(timeout=30)

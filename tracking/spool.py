@@ -104,7 +104,10 @@ def find_interrupted(root: Path, record_key: str) -> Path | None:
     Call it under :func:`evaluation_lock`: then a record that still says ``running`` was left by a
     process that is gone.
     """
-    return _latest(root, record_key, finished=False)
+    found = _latest(root, record_key, finished=False)
+    if found is not None and any(part.is_symlink() for part in found.iterdir() if part.is_dir()):
+        return None  # a stranger's, perhaps: what is written into it would end up elsewhere
+    return found
 
 
 @contextlib.contextmanager
