@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prunescope.errors import OutputError, RecordError, RunNotFoundError, TrackingError
@@ -19,10 +16,10 @@ from prunescope.tracking.notes import compose_note, cut_note, merge_note
 from prunescope.tracking.runs import StoredRun, filter_string
 from prunescope.tracking.store import artifacts as files_of
 from prunescope.tracking.store import upload as sending
-from prunescope.tracking.store.bulk import search_all_runs
 from prunescope.tracking.store.comparisons import send_comparison
 from prunescope.tracking.store.connect import Location, connect, locate, tracking_errors
 from prunescope.tracking.store.download import download_directory, download_record
+from prunescope.tracking.store.finding import fail_orphans, find_runs, get_run, stored_run
 from prunescope.tracking.store.logged_model import log_model, wants_model
 from prunescope.tracking.store.preset import preset_experiment
 from prunescope.tracking.store.search import (
@@ -79,10 +76,6 @@ class Store:
     def connection(self) -> tuple[MlflowClient, str]:
         """MLflow's client of this store, and its address: for the modules beside this one."""
         return self._client, self._location.uri
-
-    @property
-    def _is_server(self) -> bool:
-        return links.is_http(self._location.uri)
 
     @property
     def artifact_location(self) -> str | None:
@@ -257,10 +250,7 @@ class Store:
             ids = self._experiment_ids()
             if experiment is not None:
                 ids = [one for one in ids if self._names.get(one) == experiment]
-            if wanted and ids and limit is None and self._is_server:
-                found = search_all_runs(self._location.uri, wanted, ids)
-            else:
-                found = search_runs(self._client, wanted, ids, limit)
+            found = find_runs(self._client, self._location.uri, wanted, ids, limit)
             return [self._stored(run) for run in found]
 
     def _experiment_ids(self) -> list[str]:
@@ -286,29 +276,17 @@ class Store:
             RunNotFoundError: there is none.
             TrackingError: the store refuses.
         """
-        from mlflow.exceptions import MlflowException
-
         with tracking_errors(self._location.uri):
-            try:
-                return self._stored(self._client.get_run(run_id))
-            except MlflowException as error:
-                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    raise
-        raise RunNotFoundError(f"no run {run_id} in {self.uri}", hint="List runs: prunescope runs")
+            found = get_run(self._client, run_id)
+        if found is None:
+            hint = "List runs: prunescope runs"
+            raise RunNotFoundError(f"no run {run_id} in {self.uri}", hint=hint)
+        return self._stored(found)
 
     def _stored(self, run: Run) -> StoredRun:
-        info, data = run.info, run.data
-        tags = dict(data.tags)
-        name = info.run_name or tags.get("mlflow.runName") or info.run_id
-        return StoredRun(
-            ref=self._ref(info.run_id, info.experiment_id, name),
-            status=str(info.status),
-            started_at=datetime.fromtimestamp((info.start_time or 0) / 1000, UTC),
-            metrics=MappingProxyType(dict(data.metrics)),
-            params=MappingProxyType(dict(data.params)),
-            tags=MappingProxyType(tags),
-            is_deleted=info.lifecycle_stage == "deleted",
-        )
+        info = run.info
+        name = info.run_name or run.data.tags.get("mlflow.runName") or info.run_id
+        return stored_run(run, self._ref(info.run_id, info.experiment_id, name))
 
     def _ref(self, run_id: str, experiment_id: str, name: str) -> RunRef:
         return RunRef(
@@ -385,16 +363,8 @@ class Store:
         Raises:
             TrackingError: the store refuses.
         """
-        wanted = filter_string(
-            tags={"prunescope.host": socket.gethostname()}, status="RUNNING", only_prunescope=True
-        )
         with tracking_errors(self._location.uri):
-            running = search_runs(self._client, wanted, self._experiment_ids(), None)
-            orphans = [
-                r for r in running if not sending.is_alive(r.data.tags.get("prunescope.pid"))
-            ]
-            for run in orphans:
-                self._client.set_terminated(run.info.run_id, "FAILED")
+            orphans = fail_orphans(self._client, self._experiment_ids())
         return [self._stored(run).ref for run in orphans]
 
     # --- addresses ------------------------------------------------------------------------------
