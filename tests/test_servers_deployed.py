@@ -275,6 +275,32 @@ def test_credentials_in_the_address_serve_one_server_and_are_written_nowhere(
     assert not [one for one in shown if password.encode() in one or WRITER[1].encode() in one]
 
 
+def test_credentials_are_taken_in_the_order_that_the_page_gives(
+    server: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def works(address: str = server.address) -> bool:
+        done = run_cli(["runs", "--tracking-uri", address], tmp_path)
+        assert (done.exit_code == 0) or "does not accept" in done.stderr, done.stderr
+        return done.exit_code == 0
+
+    inside = server.address.replace("http://", f"http://{WRITER[0]}:{quote(WRITER[1])}@")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mlflow").mkdir()
+    file = tmp_path / ".mlflow" / "credentials"
+    lines = "[mlflow]\nmlflow_tracking_username = ada\nmlflow_tracking_password = {}\n"
+    file.write_text(lines.format(WRITER[1]))
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "wrong")
+    assert works()
+    file.write_text(lines.format("guessed"))
+    assert not works()
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", WRITER[0])
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WRITER[1])
+    assert works()
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "guessed")
+    assert not works()
+    assert works(inside)
+
+
 def test_an_evaluation_with_wrong_credentials_is_kept_and_sent_later(
     server: Deployment, tmp_path: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +340,9 @@ def test_a_user_who_may_only_read_lists_and_compares_and_is_told_why_nothing_is_
     assert refs[0].run_id[:8] in listed.stdout
     compared = run_cli(["compare", *(ref.run_id for ref in refs), *where], tmp_path)
     assert compared.exit_code == 0, compared.stderr
+    bundle = ["export", refs[0].run_id, "--out", "bundle.tar", *where]
+    exported = run_cli(bundle, tmp_path)
+    assert exported.exit_code == 0, exported.stderr
     mine = tmp_path / "mlruns" / "records" / "20260101-mine-01234567"
     record = add_record(mine)
     done = run_cli(["sync", *where, "--experiment", "lab"], tmp_path)
