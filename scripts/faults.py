@@ -24,7 +24,7 @@ def main() -> int:
         environment = {
             **os.environ,
             "PRUNESCOPE_FAULTS_FILE": str(rows),
-            "PRUNESCOPE_KILLS": os.environ.get("PRUNESCOPE_KILLS", "20"),
+            "PRUNESCOPE_ALL_FAULTS": "1",
         }
         command = [sys.executable, "-m", "pytest", "tests/faults", "-q", *sys.argv[1:]]
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode

@@ -11,7 +11,7 @@ import pytest
 from support.faultbench import Bench, record_ids, runs_of
 from support.ledger import Ledger, Row
 
-KILLS = int(os.environ.get("PRUNESCOPE_KILLS", "6"))
+KILLS = 20 if os.environ.get("PRUNESCOPE_ALL_FAULTS") else 4
 
 
 @pytest.mark.slow
