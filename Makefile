@@ -71,7 +71,8 @@ ui: $(STAMP) ## show the runs in a browser: ARGS
 	@$(PRUNESCOPE) ui $(ARGS)
 
 test: $(STAMP) ## run the tests, the slow ones too unless FAST=1: ARGS
-	@.venv/bin/python -m pytest $(if $(FAST),-m "not slow") $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} .venv/bin/python -m pytest -n 2 --dist loadfile \
+		$(if $(FAST),-m "not slow") $(ARGS)
 
 check: $(STAMP) ## formatting, lint, types, and whether docs/cli.md is fresh
 	@scripts/check
