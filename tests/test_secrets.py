@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.cli import SMALL, Finished, run_cli
+from support.hub import running_hub
 from support.leaks import leaks_in, leaks_in_text
 from support.server import free_port
 
@@ -31,6 +32,7 @@ from prunescope.records import read_record
 from prunescope.redaction import redact
 from prunescope.tracking.spool import list_records
 
+HARNESS = Path(__file__).parent / "data/harness/results_2025-02-03T04-05-06.000007.json"
 ADDRESS_PASSWORD = "address-99-Zebra"
 SECRETS = {
     "HF_TOKEN": "hf_" + "QwErTyUiOpAsDfGhJkLzXcVbNmQwErTyUi",
@@ -274,6 +276,48 @@ def test_what_a_refused_command_says(
 ) -> None:
     command(arguments, empty_store.parent, code=2)
     assert_no_leak(empty_store.parent)
+
+
+def test_a_mirror_with_a_password_in_its_address(
+    secrets: dict[str, str],
+    command: Command,
+    tiny_llama: Path,
+    empty_store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = empty_store.parent
+    with running_hub() as hub:
+        hub.add_model("someone/tiny", tiny_llama)
+        hub.use(monkeypatch, tmp_path / "home")
+        monkeypatch.setenv("HF_ENDPOINT", with_password(os.environ["HF_ENDPOINT"]))
+        monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
+        found = command(["doctor", "--json"], folder, code=None)
+        assert "hub.invalid" not in found.stdout and "127.0.0.1" in found.stdout
+        command(["eval", "someone/absent", *SMALL], folder, code=2)
+        hub.status = 500
+        command(["eval", "someone/tiny", *SMALL], folder, code=2)
+        command(["doctor", "--json"], folder, code=None)
+        hub.stop()
+        command(["eval", "someone/tiny", *SMALL], folder, code=2)
+        command(["doctor"], folder, code=None)
+    assert_no_leak(folder)
+
+
+def test_older_results_that_hold_a_token(
+    secrets: dict[str, str], command: Command, empty_store: Path
+) -> None:
+    folder = empty_store.parent
+    results = json.loads(HARNESS.read_text())
+    results["config"]["model_args"] += f",token={SECRETS['HUGGING_FACE_HUB_TOKEN']}"
+    results["config"]["model_args"] += f",base_url=http://eve:{ADDRESS_PASSWORD}@model.invalid/v1"
+    results["pretty_env_info"] = "\n".join(f"{name}={value}" for name, value in SECRETS.items())
+    path = folder / HARNESS.name
+    path.write_text(json.dumps(results))
+    command(["import", str(path)], folder)
+    path.unlink()
+    command(["runs", "--json"], folder)
+    assert_no_leak(folder)
 
 
 # --- the function behind it ---------------------------------------------------------------------

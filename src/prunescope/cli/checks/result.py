@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prunescope.errors import PrunescopeError
+from prunescope.redaction import redact
 
 __all__ = ["Check", "Status", "checked", "worst"]
 
@@ -24,6 +25,11 @@ class Check:
     """What is there, as one sentence without a full stop."""
     to_do: str = ""
     """What to do about it; empty where all is well."""
+
+    def __post_init__(self) -> None:
+        # A mirror's address or a library's words may hold a password.
+        object.__setattr__(self, "found", redact(self.found))
+        object.__setattr__(self, "to_do", redact(self.to_do))
 
 
 def checked(name: str, check: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
