@@ -135,8 +135,9 @@ def test_each_command_gets_its_own_values_and_no_empty_ones(project: Project) ->
     assert project.called("compare", "ORIGINAL=a", "PRUNED=b") == ["compare", "a", "b"]
     assert project.called("compare", "PRUNED=b") == ["compare", "b"]
     assert project.called("data", "DIR=some where") == ["data", "pull", "some where"]
-    assert project.called("test", "FAST=1") == ["-m", "pytest", "-m", "not slow"]
-    assert project.called("test") == ["-m", "pytest"]
+    spread = ["-m", "pytest", "-n", "2", "--dist", "loadfile"]
+    assert project.called("test", "FAST=1") == [*spread, "-m", "not slow"]
+    assert project.called("test") == spread
 
 
 def test_the_environment_is_set_up_when_it_is_missing_stale_or_moved(project: Project) -> None:
