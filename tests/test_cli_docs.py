@@ -67,7 +67,7 @@ def test_the_readme_examples_name_commands_that_exist() -> None:
         assert set(used) <= known, name
 
 
-WITHOUT_FORMS = {(), ("data",), ("ui",)}
+WITHOUT_FORMS = {(), ("data",)}
 """Groups of commands, and one that runs until it is stopped."""
 
 

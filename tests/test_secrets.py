@@ -309,8 +309,11 @@ def test_older_results_that_hold_a_token(
 ) -> None:
     folder = empty_store.parent
     results = json.loads(HARNESS.read_text())
-    results["config"]["model_args"] += f",token={SECRETS['HUGGING_FACE_HUB_TOKEN']}"
-    results["config"]["model_args"] += f",base_url=http://eve:{ADDRESS_PASSWORD}@model.invalid/v1"
+    address = with_password("http://model.invalid/tiny")
+    token = SECRETS["HUGGING_FACE_HUB_TOKEN"]
+    results["config"]["model_args"] = f"pretrained={address},token={token}"
+    for name in ("model_name", "model_name_sanitized"):
+        results[name] = address
     results["pretty_env_info"] = "\n".join(f"{name}={value}" for name, value in SECRETS.items())
     path = folder / HARNESS.name
     path.write_text(json.dumps(results))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 import requests
+from support.cli import run_cli
 from support.records import write_example
 from support.server import free_port, fresh_store
+
+from prunescope.tracking.store import open_store
 
 
 @pytest.mark.slow
@@ -53,3 +57,22 @@ def test_the_links_are_printed_when_the_pages_answer_and_sigterm_stops_the_serve
         ui.wait(timeout=30)
     with pytest.raises(requests.ConnectionError):
         requests.get(f"http://127.0.0.1:{port}/health", timeout=5)
+
+
+def test_a_servers_own_pages_are_named_for_a_person_and_for_a_script(
+    mlflow_server: str, tmp_path: Path
+) -> None:
+    write_example(tmp_path / "record", "original")
+    open_store(mlflow_server, root=tmp_path).upload(tmp_path / "record", experiment="the pages")
+    there = ["--tracking-uri", mlflow_server]
+    told = run_cli(["ui", *there], tmp_path)
+    assert told.exit_code == 0
+    assert told.stderr == f"{mlflow_server} has its own pages:\n"
+    (line,) = (line for line in told.stdout.splitlines() if line.startswith("the pages  "))
+    link = line.removeprefix("the pages  ")
+    assert link.startswith(f"{mlflow_server}/#/experiments/")
+    document = json.loads(run_cli(["ui", "--json", *there], tmp_path).stdout)
+    assert document["address"] == mlflow_server
+    assert {"name": "the pages", "url": link} in document["experiments"]
+    quiet = run_cli(["ui", "--quiet", *there], tmp_path)
+    assert link in quiet.stdout.splitlines() and quiet.stderr == ""

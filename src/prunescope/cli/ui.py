@@ -21,35 +21,51 @@ __all__ = ["ui_command"]
 def ui_command(
     port: Annotated[int, typer.Option("--port", "-p", help="Port on this machine.")] = 5000,
     tracking_uri: options.TrackingUri = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show the runs of the embedded store in a browser: MLflow's own pages, on 127.0.0.1.
+
+    Of a tracking server, which has its own pages, the links are printed. --json and --quiet print
+    the links alone, once the pages answer.
 
     Examples:
 
         prunescope ui
 
         prunescope ui --port 5001
+
+        prunescope ui --tracking-uri http://mlflow.lab:5000 --json
     """
-    from prunescope.cli.console import stderr, stdout
+    from prunescope.cli.console import Output
     from prunescope.tracking.store import open_store
 
     if not 1 <= port <= 65535:
         raise SettingError(f"--port takes 1 to 65535, found {port}")
     store = open_store(tracking_uri, root=options.DEFAULT_ROOT)
+    output = Output(as_json, quiet)
+
+    def show_links(address: str) -> None:
+        links = store.experiment_links(address)
+        output.show(
+            lambda: [f"{name}  {link}" for name, link in links],
+            document=lambda: {
+                "address": address,
+                "experiments": [{"name": name, "url": link} for name, link in links],
+            },
+            essential=lambda: [link for _, link in links],
+        )
+
     if store.uri.startswith(("http://", "https://")):
-        stdout().print(f"{store.uri} has its own pages:", soft_wrap=True)
-        for name, link in store.experiment_links(store.uri):
-            stdout().print(f"  {name}  {link}", soft_wrap=True)
+        output.note(f"{store.uri} has its own pages:")
+        show_links(store.uri)
         return
     _check_free(port)
     address = f"http://127.0.0.1:{port}"
-    stderr().print(f"starting MLflow at {address} (stop it with Ctrl+C)", soft_wrap=True)
-
-    def show_links() -> None:
-        for name, link in store.experiment_links(address):
-            stdout().print(f"{name}  {link}", soft_wrap=True)
-
-    raise typer.Exit(_serve(store.uri, str(store.artifact_location), port, show_links))
+    output.note(f"starting MLflow at {address} (stop it with Ctrl+C)")
+    raise typer.Exit(
+        _serve(store.uri, str(store.artifact_location), port, lambda: show_links(address))
+    )
 
 
 def _check_free(port: int) -> None:
