@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from scipy import special
 
 from prunescope.compare.leaderboard import LeaderboardRun
+from prunescope.plain import picture_label
 
 __all__ = ["CurvePoint", "Quality", "curve_points", "draw_curves"]
 
@@ -107,7 +109,7 @@ def draw_curves(
     for method, points in curves.items():
         x = [100 * point.sparsity for point in points]
         y = [point.value for point in points]
-        (line,) = axes.plot(x, y, marker="o", label=method.replace("$", r"\$"))
+        (line,) = axes.plot(x, y, marker="o", label=picture_label(method))
         low = [point.value if point.low is None else point.low for point in points]
         high = [point.value if point.high is None else point.high for point in points]
         if low != y:
@@ -120,5 +122,7 @@ def draw_curves(
     if curves:
         axes.legend(frameon=False)
     out = io.BytesIO()
-    figure.savefig(out, format=kind)
+    with warnings.catch_warnings():  # of a name's letters that the font lacks: boxes stand for them
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        figure.savefig(out, format=kind)
     return out.getvalue()

@@ -52,13 +52,14 @@ from prunescope.compare.report import (
     terminal_report,
 )
 from prunescope.compare.structure import read_structure
-from prunescope.evaluate.sparsity import measure, sparsity_report
+from prunescope.evaluate.sparsity import measure, sparsity_report, write_pictures
 from prunescope.records import (
     Alarm,
     Breakage,
     EvalRecord,
     Labels,
     RunRef,
+    SparsityResult,
     read_record,
     read_tensors,
     samples_path,
@@ -90,6 +91,8 @@ NAMES = {
     "dash": "---",
     "numbered": "1. one",
     "surrogate": "half \udcff of a pair",
+    "mathematics": "$x_1^{$ and $\\frac{$ \\$",
+    "hidden": "_hidden",
 }
 OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200e\u200f\u2028\u2029]"
@@ -201,6 +204,7 @@ MARKDOWN_REPORTS: dict[str, Callable[[Pair], str]] = {
     "comparison": lambda pair: markdown_report(pair.comparison),
     "run": lambda pair: run_report_markdown(pair.record),
     "note": lambda pair: run_note(pair.comparison, "http://s/#/a", "http://s/#/b"),
+    "leaderboard": lambda pair: _leaderboard_text(pair, "md"),
     "short note": lambda pair: compose_note("", {"x": "#/y"}, first_line=pair.record.model.name),
 }
 
@@ -420,14 +424,17 @@ TERMINAL_REPORTS: dict[str, Callable[[Pair], Any]] = {
 
 
 def _sparsity_report(pair: Pair) -> Any:
-    """Of weights whose modules have the name, so that it is a kind in each of the tables."""
     name = pair.record.model.name
+    return sparsity_report(_measured(name), title=name, alarms=pair.record.alarms)
+
+
+def _measured(name: str) -> SparsityResult:
+    """Of weights whose modules have the name, so that it is a kind in each of the tables."""
     weights = {
         f"model.layers.{n}.mlp.{part}.weight" for n in range(2) for part in (name, "up_proj")
     }
     tensors = ((key, torch.eye(32)) for key in sorted(weights))
-    result = measure(tensors, block=(16, 16), topk=10, config={"model_type": "llama"}).result
-    return sparsity_report(result, title=name, alarms=pair.record.alarms)
+    return measure(tensors, block=(16, 16), topk=10, config={"model_type": "llama"}).result
 
 
 def _leaderboard_table(pair: Pair) -> Any:
@@ -477,6 +484,28 @@ def test_notes_and_warnings_obey_nothing(hostile: Pair, capsys: pytest.CaptureFi
     for text in (found.out, found.err):
         assert not OBEYED.search(text)
         assert words(name) == [] or words(name)[0] in text
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_pictures_of_modules_with_any_name_are_drawn(tmp_path: Path, name: str) -> None:
+    files = write_pictures(_measured(NAMES[name]), tmp_path)
+    assert len(files) == 4
+    for path in files:
+        if path.suffix == ".svg":
+            root = ElementTree.fromstring(path.read_bytes())
+            assert not [one for one in root.iter() if one.tag.endswith("script")]
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_curves_are_drawn_with_every_name(kind: str) -> None:
+    from prunescope.compare.curves import CurvePoint, draw_curves
+
+    points = tuple(CurvePoint(x, 0.5 - x / 4, None, None, 1) for x in (0.0, 0.5))
+    picture = draw_curves(dict.fromkeys(NAMES.values(), points), kind=kind)
+    assert len(picture) > 1000
+    if kind == "svg":
+        root = ElementTree.fromstring(picture)
+        assert not [one for one in root.iter() if one.tag.endswith("script")]
 
 
 # --- the commands -------------------------------------------------------------------------------

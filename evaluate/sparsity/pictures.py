@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from prunescope.evaluate.sparsity.aggregate import (
     parts_by,
     tier_title,
 )
+from prunescope.plain import picture_label
 from prunescope.records import BlockTiers, SparsityResult, write_file
 
 if TYPE_CHECKING:
@@ -70,7 +72,9 @@ def write_pictures(result: SparsityResult, directory: Path) -> list[Path]:
                 continue
             for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 content = io.BytesIO()
-                figure.savefig(content, format=suffix, dpi=150, metadata=metadata)
+                with warnings.catch_warnings():  # a module's name may have letters of no font
+                    warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+                    figure.savefig(content, format=suffix, dpi=150, metadata=metadata)
                 path = directory / f"{name}.{suffix}"
                 write_file(path, content.getvalue())
                 written.append(path)
@@ -90,7 +94,7 @@ def heat_map(result: SparsityResult) -> Figure | None:
     height = min(max(0.26 * len(layers), 1.2), 14) + 1.3
     figure, axes = _figure(max(0.75 * len(kinds), 3.0) + 1.9, height)
     image = axes.imshow(grid, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-    axes.set_xticks(range(len(kinds)), kinds)
+    axes.set_xticks(range(len(kinds)), [picture_label(kind, 12) for kind in kinds])
     axes.set_yticks(*_layer_ticks(layers))
     axes.set_xlabel("module")
     axes.set_ylabel("decoder block")

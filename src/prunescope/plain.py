@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["begins_block", "plain_line", "printable", "visible_json"]
+__all__ = ["begins_block", "picture_label", "plain_line", "printable", "visible_json"]
 
 _BREAKS = re.compile("[\r\x0b\x0c\x1c-\x1f\x85\u2028\u2029]+")
 """What ends a line, somewhere, besides a line feed."""
@@ -36,6 +36,13 @@ def visible_json(text: str) -> str:
 def begins_block(line: str) -> bool:
     """Whether Markdown takes a line for a heading, an item of a list, or a rule."""
     return _BLOCK.match(line) is not None
+
+
+def picture_label(text: str, longest: int = 40) -> str:
+    """A label for matplotlib, which takes ``$`` for mathematics and leaves out ``_names``."""
+    line = " ".join(printable(text).split())
+    shown = line if len(line) <= longest else line[: longest - 1] + "\u2026"
+    return shown.replace("$", r"\$").replace("_", " _", 1 if shown.startswith("_") else 0)
 
 
 def plain_line(text: str) -> str:
