@@ -48,7 +48,8 @@ def _guarded_connect(self: socket.socket, address: Any) -> None:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No settings of the user's, no network, no terminal width but ours."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "HF_ENDPOINT", "HF_TOKEN"):
+    unwanted = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "HF_ENDPOINT", "HF_TOKEN")
+    for name in (*unwanted, "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     for name in ("USERNAME", "PASSWORD", "TOKEN"):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}", raising=False)

@@ -349,8 +349,9 @@ def test_variables_that_hold_no_secret_do_not_blank_out_words() -> None:
     environment = {
         "HF_TOKEN_PATH": "/home/ada/.cache/token",
         "MAX_TOKENS": "100000",
+        "MAX_TOKEN_LENGTH": "1048576",
         "TOKENIZERS_PARALLELISM": "enabled",
         "DB_PASSWORD": "abc",
     }
-    text = "/home/ada/.cache/token 100000 enabled abc"
+    text = "/home/ada/.cache/token 100000 1048576 enabled abc"
     assert redact(text, environment) == text

@@ -95,7 +95,7 @@ def _known_secrets(environment: Mapping[str, str] | None) -> list[str]:
     found = {
         value
         for name, value in values.items()
-        if _SECRET_NAME.search(name) and not _PLACE_NAME.search(name)
+        if _SECRET_NAME.search(name) and not _PLACE_NAME.search(name) and not _counts(name, value)
     }
     named = {values.get("MLFLOW_TRACKING_USERNAME"): values.get("MLFLOW_TRACKING_PASSWORD")}
     found |= {_basic(f"{user}:{password}") for user, password in named.items() if user and password}
@@ -103,6 +103,11 @@ def _known_secrets(environment: Mapping[str, str] | None) -> list[str]:
     found |= set(_in_addresses((*values.values(), *arguments)))
     found |= set(_after_secret_options(arguments))
     return sorted((one for one in found if len(one) >= _SHORTEST), key=len, reverse=True)
+
+
+def _counts(name: str, value: str) -> bool:
+    """Whether it is a number of tokens (``MAX_TOKEN_LENGTH``); a password may be a number."""
+    return value.isdigit() and "token" in name.lower()
 
 
 def _in_addresses(texts: Iterable[str]) -> Iterator[str]:
