@@ -12,7 +12,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from markdown_it import MarkdownIt
+from support.browser import needs_browser, start_browser
 from support.cli import run_cli
 from support.records import (
     EXAMPLES,
@@ -290,6 +291,52 @@ def test_a_runs_address_is_a_link_only_where_it_leads_to_a_server(plain: Pair) -
         text = run_report_html(plain.record, run=run.model_copy(update={"url": url}))
         assert (f'<a href="{url}"' in text) is linked
         assert ("javascript" in text) is False
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with start_browser() as found:
+        yield found
+
+
+def seen_in(browser: Any, path: Path) -> tuple[list[str], str]:
+    """What a page did besides being shown, and its text once all is unfolded and sorted."""
+    did: list[str] = []
+    page = browser.new_page()
+    page.on("console", lambda message: did.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: did.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (did.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    page.on("request", lambda request: did.append(f"request: {request.url}"))
+    page.goto(path.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    for button in page.locator("thead button").all():
+        button.click()
+    page.mouse.move(200, 200)
+    text = page.locator("body").inner_text()
+    page.close()
+    return [one for one in did if one != f"request: {path.as_uri()}" and "data:," not in one], text
+
+
+@needs_browser
+@pytest.mark.parametrize("hostile", ["script", "attributes", "link", "bidi"], indirect=True)
+@pytest.mark.parametrize("report", list(HTML_REPORTS))
+def test_a_browser_runs_and_fetches_nothing(
+    hostile: Pair, report: str, browser: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(HTML_REPORTS[report](hostile), encoding="utf-8")
+    did, text = seen_in(browser, path)
+    assert did == []
+    shown = "".join(words(OBEYED.sub("", hostile.record.model.name)))
+    assert shown in "".join(words(text))
+
+
+@needs_browser
+def test_a_browser_that_runs_something_is_noticed(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(f"<p>{NAMES['script']}</p>")
+    did, _ = seen_in(browser, path)
+    assert [one for one in did if one.startswith("dialog: 1")]
 
 
 # --- CSV ----------------------------------------------------------------------------------------
