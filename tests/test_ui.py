@@ -17,6 +17,7 @@ from support.cli import run_cli
 from support.records import write_example
 from support.server import free_port, fresh_store
 
+from prunescope.records import write_record
 from prunescope.tracking.store import open_store
 
 
@@ -62,7 +63,10 @@ def test_the_links_are_printed_when_the_pages_answer_and_sigterm_stops_the_serve
 def test_a_servers_own_pages_are_named_for_a_person_and_for_a_script(
     mlflow_server: str, tmp_path: Path
 ) -> None:
-    write_example(tmp_path / "record", "original")
+    # Other tests send the same example to this server: under its own id it is another run.
+    record = write_example(tmp_path / "record", "original")
+    changed = record.model_copy(update={"record_id": os.urandom(16).hex()})
+    write_record(tmp_path / "record", changed)
     open_store(mlflow_server, root=tmp_path).upload(tmp_path / "record", experiment="the pages")
     there = ["--tracking-uri", mlflow_server]
     told = run_cli(["ui", *there], tmp_path)
