@@ -153,3 +153,25 @@ def test_the_same_command_with_the_server_back_makes_no_second_record(
         k: v.record_id for k, v in before.items()
     }
     assert_compared(mlflow_server, tmp_path, experiment)
+
+
+def test_numbers_that_cannot_be_fetched_whole_leave_no_half_record(
+    tiny_llama: Path, mlflow_server: str, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    options = ["--experiment", "later half", "--seed", "78"]
+    evaluate(there, tiny_llama, mlflow_server, *options)
+
+    def rule(method: str, path: str) -> tuple[int, bytes] | None:
+        return (500, b"gone") if method == "GET" and path.endswith(".parquet") else None
+
+    with proxy(mlflow_server, rule) as (address, seen):
+        done = evaluate(here, tiny_llama, address, *options, "--role", "original")
+    assert any(path.endswith(".parquet") for _, path in seen)
+    assert "not run again" not in " ".join(done.stderr.split())
+    (record,) = (here / "mlruns/records").iterdir()
+    assert sorted(p.stem for p in (record / "samples").iterdir()) == ["boolq", "rte"]
+    assert not list((here / "mlruns").glob(".copy-*"))
+    assert read_record(record).labels.role == "original"

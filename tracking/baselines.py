@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prunescope.errors import RecordError, RunNotFoundError
 from prunescope.records import Labels, read_record
 from prunescope.tracking.history.bundle import BASELINE_TAG
-from prunescope.tracking.query import resolve_run
+from prunescope.tracking.query import model_name, resolve_original
 from prunescope.tracking.runs import StoredRun
 from prunescope.tracking.spool import list_records, uploaded_to
 
@@ -36,7 +36,7 @@ def later_tags(root: Path, wanted: str) -> dict[str, str]:
         root: holds this machine's records.
         wanted: a run's id or name, ``latest:MODEL``, a model, or a record's id.
     """
-    model = PurePosixPath(wanted.removeprefix("latest:").rstrip("/")).name.partition("@")[0]
+    model = model_name(wanted.removeprefix("latest:"))
     found = []
     for directory in list_records(root):
         with contextlib.suppress(RecordError):
@@ -109,10 +109,8 @@ class Baselines:
         if record_id is not None:
             return next(iter(self._store.search(record_id=record_id, limit=1)), None)
         if wanted := tags.get(WANTED_TAG):
-            model = PurePosixPath(wanted.rstrip("/")).name.partition("@")[0]
-            for name in (wanted, f"latest:{model}"):
-                with contextlib.suppress(RunNotFoundError):
-                    return resolve_run(self._store, name)
+            with contextlib.suppress(RunNotFoundError):
+                return resolve_original(self._store, wanted)
         return None
 
     def _record_of(self, run_id: str) -> str | None:

@@ -14,7 +14,7 @@ from prunescope.tracking.runs import StoredRun
 if TYPE_CHECKING:
     from prunescope.tracking.store import Store
 
-__all__ = ["resolve_run"]
+__all__ = ["model_name", "resolve_original", "resolve_run"]
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _ID_PREFIX = re.compile(r"[0-9a-f]{4,31}")
@@ -48,8 +48,31 @@ def resolve_run(store: Store, selector: str) -> StoredRun:
     return _by_name(store, selector)
 
 
+def resolve_original(store: Store, selector: str) -> StoredRun:
+    """The finished run that ``selector`` names as for :func:`resolve_run`, or else the newest of
+    the model that it names, a path or hub id.
+
+    Raises:
+        RunNotFoundError: there is none; it tells of the run that ``selector`` would have named.
+        TrackingError: the store refuses.
+    """
+    try:
+        return resolve_run(store, selector)
+    except RunNotFoundError as unknown:
+        try:
+            return _latest(store, selector.strip())
+        except RunNotFoundError:
+            raise unknown from None
+
+
+def model_name(model: str) -> str:
+    """The name under which the runs of a model are found: the last part of its path or hub id,
+    without a revision."""
+    return PurePosixPath(model.rstrip("/")).name.partition("@")[0]
+
+
 def _latest(store: Store, model: str) -> StoredRun:
-    for name in dict.fromkeys((model, PurePosixPath(model.rstrip("/")).name.partition("@")[0])):
+    for name in dict.fromkeys((model, model_name(model))):
         if name and (found := store.search(model=name, limit=1)):
             return found[0]
     models = sorted({run.model for run in store.search(limit=_RECENT) if run.model})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prunescope.errors import RunNotFoundError, TrackingError
+from prunescope.errors import TrackingError
 from prunescope.records import Labels
 
 if TYPE_CHECKING:
     from prunescope.cli.publishing import Tracker
-    from prunescope.tracking.store import Store, StoredRun
+    from prunescope.tracking.store import StoredRun
 
 __all__ = ["settle_baseline"]
 
@@ -38,8 +37,10 @@ def settle_baseline(
         return tracker, None, labels
     labels = labels.model_copy(update={"role": labels.role or "pruned"})
     if tracker.store is not None:
+        from prunescope.tracking.query import resolve_original
+
         try:
-            run = _resolve(tracker.store, wanted)
+            run = resolve_original(tracker.store, wanted)
         except TrackingError as problem:
             tracker = tracker.without(problem)
         else:
@@ -49,16 +50,3 @@ def settle_baseline(
 
     tags = {**labels.tags, **later_tags(tracker.root, wanted)}
     return tracker, None, labels.model_copy(update={"tags": tags})
-
-
-def _resolve(store: Store, wanted: str) -> StoredRun:
-    from prunescope.tracking.query import resolve_run
-
-    try:
-        return resolve_run(store, wanted)
-    except RunNotFoundError as unknown:
-        name = Path(wanted.rstrip("/")).name.partition("@")[0]
-        try:
-            return resolve_run(store, f"latest:{name}")
-        except RunNotFoundError:
-            raise unknown from None

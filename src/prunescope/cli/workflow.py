@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +121,7 @@ def _judge_and_publish(directory: Path, tracker: Tracker, original: StoredRun | 
 
 
 def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | None:
-    from prunescope.tracking.spool import find_record, new_record_directory, uploaded_to
+    from prunescope.tracking.spool import find_record, uploaded_to
 
     local = find_record(tracker.root, prepared.record_key)
     known = None
@@ -129,9 +131,8 @@ def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | No
             if _agrees(known.labels, labels) and _in_experiment(tracker, run):
                 return _recognised(run, known, tracker)
         if known is not None:
-            directory = new_record_directory(tracker.root, known)
-            tracker.store.fetch(run, directory, everything=True)
-            return _relabel(directory, labels, tracker)
+            fetch = partial(tracker.store.fetch, run, everything=True)
+            return _relabel(_new_copy(known, fetch, tracker), labels, tracker)
     if local is None:
         return None
     known = read_record(local)
@@ -141,9 +142,17 @@ def _reuse(prepared: Prepared, labels: Labels, tracker: Tracker) -> Outcome | No
         # No server knows it under its old labels, so it need not become two.
         write_record(local, known.model_copy(update={"labels": labels}))
         return replace(_judge_and_publish(local, tracker, _original(labels, tracker)), reused=True)
-    directory = new_record_directory(tracker.root, known)
-    shutil.copytree(local, directory, dirs_exist_ok=True)
-    return _relabel(directory, labels, tracker)
+    return _relabel(_new_copy(known, partial(shutil.copytree, local), tracker), labels, tracker)
+
+
+def _new_copy(known: EvalRecord, write: Callable[[Path], object], tracker: Tracker) -> Path:
+    """A new record directory that ``write`` has filled: there is none before it is whole."""
+    from prunescope.tracking.spool import new_record_directory
+
+    with tempfile.TemporaryDirectory(dir=tracker.root, prefix=".copy-") as scratch:
+        whole = Path(scratch) / "record"
+        write(whole)
+        return whole.rename(new_record_directory(tracker.root, known))
 
 
 def _recognised(run: StoredRun, record: EvalRecord, tracker: Tracker) -> Outcome:
